@@ -1,0 +1,224 @@
+"""What can happen to a run: the closed union of journal events and their versioned encoding.
+
+An `Event` is a receipt before it is sealed: it has no position in a chain yet. What is common to all kinds stands in
+the event itself, what is peculiar to one kind in its `detail`, one small struct per kind. Adding a kind means one
+struct here, one entry in `DETAILS` and one fold in run.py.
+
+Compatibility: fields are only ever added, at the end, with a default; a kind is never renamed or given a new meaning.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+ENCODING_VERSION: Final = 1
+
+
+class Kind(StrEnum):
+    """The kinds of receipts."""
+
+    WORKFLOW_SUBMITTED = "workflow.submitted"
+    WORKFLOW_STARTED = "workflow.started"
+    WORKFLOW_PAUSED = "workflow.paused"
+    WORKFLOW_RESUMED = "workflow.resumed"
+    WORKFLOW_RETRIED = "workflow.retried"
+    WORKFLOW_COMPLETED = "workflow.completed"
+    WORKFLOW_FAILED = "workflow.failed"
+    WORKFLOW_CANCELLED = "workflow.cancelled"
+    WORKFLOW_TIMED_OUT = "workflow.timed_out"
+    STEP_STARTED = "step.started"
+    STEP_COMPLETED = "step.completed"
+    STEP_FAILED = "step.failed"
+    STEP_RETRYING = "step.retrying"
+    TIMER_SET = "timer.set"
+    TIMER_FIRED = "timer.fired"
+    PAYLOAD_ERASED = "payload.erased"
+
+
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why an attempt or a run failed. `guard` names the rule, invariant or covenant that was violated, if one was."""
+
+    code: str
+    message: str
+    guard: str = ""
+    step: str = ""
+
+
+class Detail(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Base of the details; encoded as a msgpack map of the fields that differ from their default."""
+
+
+class Submitted(Detail, frozen=True):
+    """A run was accepted. `traceparent` is the submitter's W3C trace context, empty if there was none."""
+
+    name: str
+    department: str = ""
+    cost_center: str = ""
+    covenant: str = "Sigma"
+    steps: int = 0
+    idempotency_key: str = ""
+    traceparent: str = ""
+    labels: dict[str, str] = {}
+
+
+class Started(Detail, frozen=True):
+    """A slot was given to the run. `deadline_ns` is when it times out (Unix time, 0 for never)."""
+
+    deadline_ns: int = 0
+
+
+class Paused(Detail, frozen=True):
+    reason: str = ""
+
+
+class Resumed(Detail, frozen=True):
+    reason: str = ""
+
+
+class Retried(Detail, frozen=True):
+    """An operator let a failed run go on; `steps` are those that are reset and run again."""
+
+    steps: tuple[str, ...] = ()
+    deadline_ns: int = 0
+
+
+class Completed(Detail, frozen=True):
+    """All steps are done. `results_root` is the Merkle root over the steps' output digests in plan order (only `Pi`)."""
+
+    results_root: bytes = b""
+
+
+class Failed(Detail, frozen=True):
+    failure: Failure
+
+
+class Cancelled(Detail, frozen=True):
+    reason: str = ""
+
+
+class TimedOut(Detail, frozen=True):
+    failure: Failure
+
+
+class StepStarted(Detail, frozen=True):
+    """Journaled before the attempt runs: always for `at_most_once`, and for steps whose timeout must outlive a crash."""
+
+    deadline_ns: int = 0
+
+
+class StepCompleted(Detail, frozen=True):
+    started_at_ns: int = 0
+
+
+class StepFailed(Detail, frozen=True):
+    """The step failed for good."""
+
+    failure: Failure
+    started_at_ns: int = 0
+
+
+class StepRetrying(Detail, frozen=True):
+    """An attempt failed and the next one may start at `next_at_ns`."""
+
+    failure: Failure
+    next_at_ns: int
+    started_at_ns: int = 0
+
+
+class TimerSet(Detail, frozen=True):
+    fire_at_ns: int
+
+
+class TimerFired(Detail, frozen=True):
+    pass
+
+
+class PayloadErased(Detail, frozen=True):
+    """All inputs and outputs of the run were deleted on request; their digests stay in the receipts."""
+
+    reason: str = ""
+
+
+AnyDetail = (
+    Submitted
+    | Started
+    | Paused
+    | Resumed
+    | Retried
+    | Completed
+    | Failed
+    | Cancelled
+    | TimedOut
+    | StepStarted
+    | StepCompleted
+    | StepFailed
+    | StepRetrying
+    | TimerSet
+    | TimerFired
+    | PayloadErased
+)
+
+DETAILS: Final[dict[Kind, type[Detail]]] = {
+    Kind.WORKFLOW_SUBMITTED: Submitted,
+    Kind.WORKFLOW_STARTED: Started,
+    Kind.WORKFLOW_PAUSED: Paused,
+    Kind.WORKFLOW_RESUMED: Resumed,
+    Kind.WORKFLOW_RETRIED: Retried,
+    Kind.WORKFLOW_COMPLETED: Completed,
+    Kind.WORKFLOW_FAILED: Failed,
+    Kind.WORKFLOW_CANCELLED: Cancelled,
+    Kind.WORKFLOW_TIMED_OUT: TimedOut,
+    Kind.STEP_STARTED: StepStarted,
+    Kind.STEP_COMPLETED: StepCompleted,
+    Kind.STEP_FAILED: StepFailed,
+    Kind.STEP_RETRYING: StepRetrying,
+    Kind.TIMER_SET: TimerSet,
+    Kind.TIMER_FIRED: TimerFired,
+    Kind.PAYLOAD_ERASED: PayloadErased,
+}
+KIND_OF: Final[dict[type[Detail], str]] = {detail: kind.value for kind, detail in DETAILS.items()}
+TERMINAL: Final = frozenset(
+    {
+        Kind.WORKFLOW_COMPLETED.value,
+        Kind.WORKFLOW_FAILED.value,
+        Kind.WORKFLOW_CANCELLED.value,
+        Kind.WORKFLOW_TIMED_OUT.value,
+    }
+)
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened to one run.
+
+    `step` is the step's path, empty for the run itself. `attempt` counts from 1, 0 where it has no meaning. `at_ns` is
+    Unix time in nanoseconds. `actor` is who caused it: `engine`, or the caller's name. Digests are SHA-256 of the
+    payload's bytes, empty where there is no payload.
+    """
+
+    at_ns: int
+    detail: AnyDetail
+    step: str = ""
+    attempt: int = 0
+    actor: str = "engine"
+    input_digest: bytes = b""
+    output_digest: bytes = b""
+
+
+_ENCODER = msgspec.msgpack.Encoder(order="deterministic")
+_DECODERS = {kind.value: msgspec.msgpack.Decoder(detail) for kind, detail in DETAILS.items()}
+
+
+def encode_detail(detail: AnyDetail) -> bytes:
+    """Canonical msgpack of a detail: a map, keys in the order of the struct, defaults left out."""
+    return _ENCODER.encode(detail)
+
+
+def decode_detail(kind: str, raw: bytes) -> AnyDetail:
+    """The detail of a receipt of this kind.
+
+    Raises:
+        msgspec.ValidationError: the bytes are not of this kind's shape.
+        KeyError: the kind is unknown to this version.
+    """
+    return _DECODERS[kind].decode(raw)  # type: ignore[return-value]  # DETAILS holds exactly the members of AnyDetail

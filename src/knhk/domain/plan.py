@@ -1,0 +1,96 @@
+"""The compiled workflow: what the engine runs. Built once per distinct descriptor, immutable, shared by all its runs."""
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from knhk.domain.expressions import Condition, Template
+
+Semantics = Literal["at_least_once", "at_most_once"]
+CovenantName = Literal["O", "Sigma", "Q", "Pi", "MAPEK", "Chatman"]
+NEVER: Final = 0
+
+
+class ActionTraits(msgspec.Struct, frozen=True):
+    """What the compiler must know of an action.
+
+    `pure` actions have no effect outside: running them twice gives the same answer. `guarantee` is exactly-once,
+    at-least-once or at-most-once, as the API shows it. The schemas are JSON Schemas, or None where anything is allowed.
+    """
+
+    name: str
+    pure: bool
+    guarantee: str = "at-least-once"
+    params_schema: Mapping[str, Any] | None = None
+    output_schema: Mapping[str, Any] | None = None
+
+
+class RetryPolicy(msgspec.Struct, frozen=True):
+    """How failed attempts are repeated. `max_attempts` counts the first one too; times are in nanoseconds.
+
+    The pause before attempt n+1 is `delay * factor**(n-1)`, at most `max_delay`; with `jitter` it is drawn uniformly
+    from 0 to that ("full jitter", M. Brooker, Exponential Backoff And Jitter, AWS 2015). `when` and `except_when` are
+    CEL over `error` (code, message, attempt): retry only when the one holds and the other does not.
+    """
+
+    max_attempts: int = 1
+    delay_ns: int = 100_000_000
+    factor: float = 2.0
+    max_delay_ns: int = 30_000_000_000
+    jitter: bool = True
+    when: Condition | None = None
+    except_when: Condition | None = None
+
+
+class Invariant(msgspec.Struct, frozen=True):
+    """A rule of covenant Q. It applies as soon as every step that it names has completed."""
+
+    name: str
+    rule: Condition
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One node of the DAG. `depends_on` and `dependents` are indexes into Plan.steps; timeouts 0 mean none.
+
+    `keep_output` says whether another step, an output or an invariant reads this step's output, so that a running
+    workflow holds in memory only the values that it will need.
+    """
+
+    index: int
+    name: str
+    action: str
+    traits: ActionTraits
+    params: Template
+    depends_on: tuple[int, ...]
+    dependents: tuple[int, ...]
+    timeout_ns: int
+    retry: RetryPolicy
+    semantics: Semantics
+    keep_output: bool
+    output_schema: Mapping[str, Any] | None = None
+
+
+class Output(msgspec.Struct, frozen=True):
+    """One declared output of the workflow."""
+
+    name: str
+    value: Template
+    schema: Mapping[str, Any] | None = None
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A workflow ready to run. `digest` is SHA-256 of the descriptor's bytes as they were submitted."""
+
+    digest: bytes
+    name: str
+    department: str
+    cost_center: str
+    labels: Mapping[str, str]
+    covenant: CovenantName
+    timeout_ns: int
+    steps: tuple[Step, ...]
+    index_of: Mapping[str, int]
+    inputs_schema: Mapping[str, Any] | None
+    outputs: tuple[Output, ...]
+    invariants: tuple[Invariant, ...]
