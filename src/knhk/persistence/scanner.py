@@ -1,0 +1,30 @@
+"""Reading a whole journal for verification, without an event loop and in constant memory."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from knhk.domain.receipt import Sealed, SignedBlock
+
+
+class JournalScanner(Protocol):
+    """Plain iterators over everything that is stored, in the order of the keys; all raise Corrupt on damaged data."""
+
+    def partitions(self) -> list[int]:
+        """The partitions that have blocks, ascending."""
+        ...
+
+    def scan_receipts(self, partition: int | None = None) -> Iterator[tuple[int, list[Sealed]]]:
+        """Each run's id with all of its receipts in order, the runs by partition and age."""
+        ...
+
+    def scan_blocks(self, partition: int | None = None) -> Iterator[SignedBlock]:
+        """The blocks by partition and height."""
+        ...
+
+    def scan_payloads(self, partition: int | None = None) -> Iterator[tuple[int, int, int, bytes]]:
+        """(workflow id, seq, slot, bytes) of each payload, the runs in the order of `scan_receipts`."""
+        ...
+
+    def verify_files(self) -> int:
+        """Read every stored byte and check its checksums; the number of entries that were read."""
+        ...
