@@ -89,8 +89,9 @@ class Action(msgspec.Struct, frozen=True):
     """An action as the engine runs it.
 
     `mode` says how: `inline` is called directly in the event loop and must never block; `async` is awaited there;
-    `thread` is called in a worker thread. `run` returns an Outcome, in mode `async` an awaitable of one. `source` is where it is defined, for messages. `close` frees what the action
-    holds (connections); it is awaited once when the process stops, in the loop that ran the action.
+    `thread` is called in a worker thread. `run` returns an Outcome, in mode `async` an awaitable of one. `source` is
+    where it is defined, for messages. `close` frees what the action holds (connections); it is awaited once when the
+    process stops, in the loop that ran the action.
     """
 
     traits: ActionTraits

@@ -1,0 +1,9 @@
+"""The built-in actions. The entry point `builtin` of the group `knhk.actions` names this module."""
+
+from knhk.actions.fail import ACTION as FAIL
+from knhk.actions.http import ACTION as HTTP
+from knhk.actions.process import ACTION as PROCESS
+from knhk.actions.validate import ACTION as VALIDATE
+from knhk.actions.wait import ACTION as WAIT
+
+__all__ = ["FAIL", "HTTP", "PROCESS", "VALIDATE", "WAIT"]

@@ -1,0 +1,116 @@
+"""The answer to a request of the `http` action: read within a bound, decoded, and cleaned for messages."""
+
+import base64
+import zlib
+from collections.abc import Mapping
+from typing import Any, Final, Self
+
+import httpx
+import msgspec
+
+MAX_EXCERPT_BYTES: Final = 65_536
+_GZIP_OR_ZLIB: Final = zlib.MAX_WBITS | 32
+
+
+class BodyTooLarge(Exception):
+    """The body has more bytes than allowed."""
+
+
+class BodyUnreadable(Exception):
+    """The body is not in the encoding that its headers say."""
+
+
+class Secrets(msgspec.Struct, frozen=True):
+    """Values that messages must not show, longest first so that no part of a longer one is left."""
+
+    values: tuple[str, ...]
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str | int], url: httpx.URL) -> Self:
+        """The values of the headers, their words (`Bearer <token>`), the URL's user and password and its query."""
+        found = {url.username, url.password, url.query.decode("ascii", "replace"), *url.params.values()}
+        for value in headers.values():
+            found.update((str(value).strip(), *str(value).split()))
+        # Shorter ones would blot out ordinary words and are no secrets worth the name.
+        return cls(tuple(sorted((value for value in found if len(value) >= 6), key=len, reverse=True)))
+
+    def hide(self, text: str) -> str:
+        """The text with every secret replaced."""
+        for value in self.values:
+            text = text.replace(value, "***")
+        return text
+
+
+async def read_body(response: httpx.Response, max_bytes: int, *, cut: bool = False) -> bytes:
+    """The decoded body; with `cut` only its first `max_bytes`.
+
+    The bound holds for what comes over the wire and for what it unpacks to, so a small archive cannot fill the memory.
+
+    Raises:
+        BodyTooLarge: there are more bytes than `max_bytes`.
+        BodyUnreadable: the content encoding is unknown or damaged.
+    """
+    raw = bytearray()
+    async for chunk in response.aiter_raw():
+        raw += chunk
+        if len(raw) > max_bytes:
+            if not cut:
+                raise BodyTooLarge
+            break
+    body = _unpack(bytes(raw), response.headers.get("content-encoding", ""), max_bytes, cut)
+    if len(body) > max_bytes and not cut:
+        raise BodyTooLarge
+    return body[:max_bytes]
+
+
+def _unpack(raw: bytes, encoding: str, max_bytes: int, cut: bool) -> bytes:
+    """At most one byte more than allowed, which shows that there is more."""
+    match encoding.strip().lower():
+        case "" | "identity":
+            return raw
+        case "gzip" | "x-gzip" | "deflate":
+            return _inflate(raw, max_bytes, cut) if raw else raw
+        case other:
+            raise BodyUnreadable(f"the content encoding {other!r} was not asked for")
+
+
+def _inflate(raw: bytes, max_bytes: int, cut: bool) -> bytes:
+    inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
+    try:
+        body = inflater.decompress(raw, max_bytes + 1)
+    except zlib.error as first:
+        # Some servers send `deflate` without the zlib header (RFC 9110, 8.4.1.2 notes it).
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            body = inflater.decompress(raw, max_bytes + 1)
+        except zlib.error:
+            raise BodyUnreadable(f"the compressed body is damaged: {first}") from first
+    if not inflater.eof and len(body) <= max_bytes and not cut:
+        raise BodyUnreadable("the compressed body ends too early")
+    if inflater.unused_data and not cut:
+        raise BodyUnreadable("bytes follow the end of the compressed body")
+    return body
+
+
+def output_of(response: httpx.Response, body: bytes) -> dict[str, Any]:
+    """The step's output. `encoding` says what `body` is: decoded json, text, or base64 of bytes that are no text."""
+    encoding, decoded = _decode(body, response.headers.get("content-type", ""), response.charset_encoding)
+    return {
+        "status": response.status_code,
+        "headers": {name.lower(): value for name, value in response.headers.items()},
+        "body": decoded,
+        "encoding": encoding,
+    }
+
+
+def _decode(body: bytes, content_type: str, charset: str | None) -> tuple[str, Any]:
+    media = content_type.partition(";")[0].strip().lower()
+    if body and (media == "application/json" or media.endswith("+json")):
+        try:
+            return "json", msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass  # a peer that calls something JSON which is not: the text says more than a failure
+    try:
+        return "text", body.decode(charset or "utf-8")
+    except (LookupError, ValueError):
+        return "base64", base64.b64encode(body).decode("ascii")
