@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from knhk.domain.errors import Conflict, DiskFull, Fenced, InvalidConfiguration, StorageUnavailable
+from knhk.domain.errors import Conflict, DiskFull, InvalidConfiguration, StorageUnavailable
 from knhk.domain.identifier import partition_of
 from knhk.domain.receipt import Sealed, SignedBlock
 from knhk.persistence.fencing import Tip, refuse_unless_next
@@ -197,6 +197,9 @@ class MemoryStore:
     # -- Storage
 
     async def checkpoint(self, target: Path) -> int:
+        return self._write_checkpoint(target)
+
+    def _write_checkpoint(self, target: Path) -> int:
         if target.exists():
             raise Conflict(f"{target} exists already; a checkpoint is written to a new directory")
         unfinished = target.with_name(target.name + ".partial")

@@ -1,0 +1,391 @@
+"""The journal on RocksDB, embedded: the default store. docs/persistence.md describes it for operators.
+
+A commit is one write batch: written to RocksDB's log without sync on the event loop's thread (rocksdict holds the
+interpreter's lock there in any case), then synced in a thread of its own. `append` returns when it is synced; until
+then readers do not see it. Rows are laid out in rocksdb_keys.py, opening and its checks are in rocksdb_opening.py.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from rocksdict import WriteBatch
+
+from knhk.domain.errors import Conflict, JournalCorrupt, KnhkError, StorageUnavailable
+from knhk.domain.receipt import Sealed, SignedBlock
+from knhk.persistence import codec
+from knhk.persistence.codec import PayloadCodec
+from knhk.persistence.commit_batch import batch_of
+from knhk.persistence.fencing import Tip, refuse_unless_next
+from knhk.persistence.head_witness import HeadWitness
+from knhk.persistence.rocksdb_checkpoint import write_checkpoint
+from knhk.persistence.rocksdb_database import Counters, Database, log_bytes
+from knhk.persistence.rocksdb_errors import Stalled, translated
+from knhk.persistence.rocksdb_keys import (
+    CLAIM,
+    CURSOR,
+    DESCRIPTOR,
+    LIVE,
+    MAX_SEQ,
+    NUMBER,
+    PARTITION,
+    RUN,
+    RUN_PREFIX,
+    TIMER,
+    after,
+    block_key,
+    epoch_key,
+    row_prefix,
+    run_key,
+)
+from knhk.persistence.rocksdb_opening import decode_signed_block, open_database
+from knhk.persistence.rocksdb_options import StoreOptions
+from knhk.persistence.rocksdb_scan import RocksDbScanner, decode_slice
+from knhk.persistence.wal_writer import WalWriter
+from knhk.ports.append import Claim, Commit, Ownership
+from knhk.ports.environment import PublicKey
+
+STALL_PAUSE_S: Final = 0.002
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_CLAIM: Final = msgspec.msgpack.Decoder(Claim)
+_KEY: Final = msgspec.msgpack.Decoder(PublicKey)
+
+
+class _Unsynced(msgspec.Struct, frozen=True):
+    """What a commit that is written and not yet synced adds; readers must not see it."""
+
+    partition: int
+    tip: Tip
+    first_seqs: dict[int, int]
+    claims: set[bytes]
+
+
+class RocksDbStore:
+    """Append, Journal, Projections and Storage, all on one event loop; a scanner may be used in another thread."""
+
+    def __init__(
+        self, path: Path, options: StoreOptions, database: Database, heads: dict[int, Tip], counters: Counters
+    ) -> None:
+        self._path = path
+        self._options = options
+        self._counters = counters
+        self._codec = PayloadCodec(False)
+        self._read_only = True
+        self._attach(database, heads)
+
+    @classmethod
+    def open(
+        cls, path: Path, options: StoreOptions | None = None, compression: bool = True, read_only: bool = False
+    ) -> "RocksDbStore":
+        """Open a data directory; unless it is `read_only`, make it if there is none.
+
+        Blocks for as long as RocksDB reads its log. Raises what rocksdb_opening.open_database says.
+        """
+        options = StoreOptions() if options is None else options
+        counters = Counters()
+        database, heads = open_database(path, options, counters, read_only=read_only)
+        store = cls(path, options, database, heads, counters)
+        store._codec = PayloadCodec(compression)
+        store._read_only = read_only
+        if not read_only:
+            store._start_writing(heads)
+        return store
+
+    def _attach(self, database: Database, heads: dict[int, Tip]) -> None:
+        self._database = database
+        self._heads = dict(heads)  # synced
+        self._tips = dict(heads)  # written
+        self._epochs: dict[int, int] = {}
+        self._unsynced: list[_Unsynced] = []
+        self._failure: KnhkError | None = None
+        self._writer: WalWriter | None = None
+        self._witness: HeadWitness | None = None
+
+    def _start_writing(self, heads: dict[int, Tip]) -> None:
+        try:
+            self._witness = HeadWitness(self._path, heads)
+        except OSError as error:
+            self._database.close()
+            raise translated(error, self._path, "writing journal.head") from error
+        self._writer = WalWriter(self._database.sync)
+
+    # -- Append
+
+    async def acquire(self, partition: int) -> Ownership:
+        self._require_writer()
+        epoch = self._epoch(partition) + 1
+        await self._write_durably("meta", epoch_key(partition), NUMBER.pack(epoch))
+        self._epochs[partition] = epoch
+        return Ownership(partition, epoch, await self.head(partition))
+
+    async def register_key(self, key: PublicKey) -> None:
+        self._require_writer()
+        await self._write_durably("keys", key.key_id.encode(), _ENCODER.encode(key))
+
+    async def append(self, commit: Commit) -> None:
+        partition = commit.block.partition
+
+        def batch() -> WriteBatch:
+            refuse_unless_next(commit, self._epoch(partition), self._tips.get(partition))
+            return batch_of(commit, self._database, self._codec)
+
+        self._require_writer()
+        await self._write(batch)
+        tip = Tip(commit.block.height, commit.signed.hash())
+        self._tips[partition] = tip
+        added = _Unsynced(
+            partition,
+            tip,
+            {part.workflow_id: part.first_seq for part in reversed(commit.slices)},
+            {claim.key_digest for claim in commit.claims},
+        )
+        self._unsynced.append(added)
+        await self._synced(added)
+
+    async def _write(self, batch: Callable[[], WriteBatch]) -> None:
+        """Write, and while RocksDB cannot keep up with its memtables, wait and write again."""
+        while True:
+            try:
+                self._database.write(batch())
+                return
+            except Stalled:
+                paused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                asyncio.get_running_loop().call_later(STALL_PAUSE_S, _resolve, paused)
+                await paused
+                self._require_writer()
+            except KnhkError as error:
+                if not isinstance(error, Conflict):
+                    self._failure = error
+                raise
+
+    async def _write_durably(self, family: str, key: bytes, value: bytes) -> None:
+        def batch() -> WriteBatch:
+            made = WriteBatch(raw_mode=True)
+            made.put(key, value, self._database.handles[family])
+            return made
+
+        await self._write(batch)
+        await self._synced(None)
+
+    def _synced(self, added: _Unsynced | None) -> "asyncio.Future[None]":
+        """Have the log synced; what is waited for goes on even if the waiting task is cancelled."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: KnhkError | None) -> None:
+            if error is not None:
+                self._failure = error
+            elif added is not None and added in self._unsynced:
+                self._unsynced.remove(added)
+                self._heads[added.partition] = added.tip
+                self._counters.commits_total += 1
+            if not future.done():
+                _resolve(future) if error is None else future.set_exception(error)
+
+        self._require_writer().submit(done, None if added is None else lambda: self._note(added))
+        return future
+
+    def _note(self, added: _Unsynced) -> None:
+        try:
+            if self._witness is not None:
+                self._witness.note(added.partition, added.tip)
+        except OSError:
+            self._counters.witness_errors_total += 1
+
+    def _require_writer(self) -> WalWriter:
+        if self._failure is not None:
+            raise StorageUnavailable(f"the store must be reopened first: {self._failure}") from self._failure
+        if self._writer is None:
+            raise StorageUnavailable(f"{self._path} is {'open for reading only' if self._read_only else 'closed'}")
+        return self._writer
+
+    def _epoch(self, partition: int) -> int:
+        if partition not in self._epochs:
+            stored = self._database.get("meta", epoch_key(partition))
+            self._epochs[partition] = 0 if stored is None else NUMBER.unpack(stored)[0]
+        return self._epochs[partition]
+
+    async def reopen(self) -> None:
+        if self._read_only:
+            raise StorageUnavailable(f"{self._path} is open for reading only")
+        await asyncio.get_running_loop().run_in_executor(None, self._reopen)
+
+    def _reopen(self) -> None:
+        self._release()
+        self._failure = StorageUnavailable(f"{self._path} could not be reopened")
+        try:
+            database, heads = open_database(self._path, self._options, self._counters, read_only=False)
+        except KnhkError:
+            with contextlib.suppress(KnhkError):  # so that reads go on, for example while the disk is full
+                self._database = open_database(self._path, self._options, self._counters, read_only=True)[0]
+            raise
+        self._attach(database, heads)
+        self._start_writing(heads)
+        self._counters.reopens_total += 1
+
+    def _release(self) -> None:
+        if self._writer is not None:
+            self._writer.stop()
+            self._writer = None
+        if self._witness is not None:
+            self._witness.close()
+            self._witness = None
+        self._database.close()
+
+    # -- Journal
+
+    def _hidden_from(self, workflow_id: int) -> int:
+        """The first seq of the run that is written and not synced."""
+        return min((one.first_seqs.get(workflow_id, MAX_SEQ) for one in self._unsynced), default=MAX_SEQ)
+
+    async def head(self, partition: int) -> SignedBlock | None:
+        tip = self._heads.get(partition)
+        if tip is None:
+            return None
+        raw = self._database.get("blocks", block_key(partition, tip.height))
+        if raw is None:
+            raise JournalCorrupt(f"{self._path}: block {tip.height} of partition {partition} is gone")
+        return decode_signed_block(raw, partition, tip.height)
+
+    async def blocks(self, partition: int, from_height: int, limit: int) -> list[SignedBlock]:
+        tip = self._heads.get(partition)
+        if tip is None:
+            return []
+        end = block_key(partition, tip.height + 1)
+        rows = islice(self._database.scan("blocks", block_key(partition, from_height), end), limit)
+        return [decode_signed_block(value, partition, from_height + at) for at, (_, value) in enumerate(rows)]
+
+    async def block_receipts(self, signed: SignedBlock) -> list[Sealed]:
+        found: list[Sealed] = []
+        for part in signed.slices:
+            if self._hidden_from(part.workflow_id) <= part.first_seq:
+                continue
+            raw = self._database.get("receipts", run_key(part.workflow_id, part.first_seq))
+            if raw is not None:
+                found += decode_slice(raw, part.workflow_id)[: part.count]
+        return found
+
+    async def receipts(self, workflow_id: int, from_seq: int = 0) -> list[Sealed]:
+        hidden = self._hidden_from(workflow_id)
+        start = run_key(workflow_id, 0)
+        if from_seq > 0:
+            start = next(
+                iter(self._database.scan_back("receipts", start, run_key(workflow_id, from_seq + 1))), (start,)
+            )[0]
+        found: list[Sealed] = []
+        skipped = 0
+        for key, value in self._database.scan("receipts", start, run_key(workflow_id, hidden)):
+            if not found:
+                skipped = max(0, from_seq - RUN.unpack(key)[2])
+            found += decode_slice(value, workflow_id)
+        return found[skipped:] if skipped else found
+
+    async def payload(self, workflow_id: int, seq: int, slot: int) -> bytes | None:
+        if seq >= self._hidden_from(workflow_id):
+            return None
+        rows = self._database.scan_back("payloads", run_key(workflow_id, 0), run_key(workflow_id, seq + 1))
+        for _, value in rows:
+            for payload in codec.decode(value):
+                if payload.seq == seq and payload.slot == slot:
+                    return payload.raw
+            return None
+        return None
+
+    async def descriptor(self, digest: bytes) -> bytes | None:
+        return self._database.get("index", DESCRIPTOR + digest)
+
+    async def claim(self, key_digest: bytes) -> Claim | None:
+        raw = self._database.get("index", CLAIM + key_digest)
+        if raw is None or any(key_digest in one.claims for one in self._unsynced):
+            return None
+        return _CLAIM.decode(raw)
+
+    async def live(self, partition: int) -> list[int]:
+        prefix = LIVE + PARTITION.pack(partition)
+        rows = self._database.scan("index", prefix, after(prefix))
+        return [RUN_PREFIX.unpack(key[1:])[1] for key, _ in rows]
+
+    async def timers(self, partition: int, until_ns: int, limit: int) -> list[tuple[int, int]]:
+        rows = self._database.scan("timers", PARTITION.pack(partition), TIMER.pack(partition, until_ns + 1, 0))
+        return [TIMER.unpack(key)[1:] for key, _ in islice(rows, limit)]
+
+    async def keys(self) -> list[PublicKey]:
+        found = [_KEY.decode(value) for _, value in self._database.scan("keys", b"", None)]
+        return sorted(found, key=lambda key: (key.created_at_ns, key.key_id))
+
+    # -- Projections
+
+    async def cursor(self, fold: str) -> int:
+        raw = self._database.get("runs", CURSOR + fold.encode())
+        return -1 if raw is None else NUMBER.unpack(raw)[0]
+
+    async def store(self, fold: str, rows: dict[bytes, bytes | None], cursor: int) -> None:
+        prefix = row_prefix(fold)
+
+        def batch() -> WriteBatch:
+            made = WriteBatch(raw_mode=True)
+            runs = self._database.handles["runs"]
+            for key, value in rows.items():
+                if value is None:
+                    made.delete(prefix + key, runs)
+                else:
+                    made.put(prefix + key, value, runs)
+            made.put(CURSOR + fold.encode(), NUMBER.pack(cursor), runs)
+            return made
+
+        self._require_writer()
+        await self._write(batch)
+
+    async def row(self, fold: str, key: bytes) -> bytes | None:
+        return self._database.get("runs", row_prefix(fold) + key)
+
+    async def rows(
+        self, fold: str, prefix: bytes, *, before: bytes | None = None, limit: int = 1000
+    ) -> list[tuple[bytes, bytes]]:
+        fold_prefix = row_prefix(fold)
+        start = fold_prefix + prefix
+        end = after(start)
+        if before is not None:
+            end = min(end, fold_prefix + before)
+        rows = islice(self._database.scan_back("runs", start, end), limit)
+        return [(key[len(fold_prefix) :], value) for key, value in rows]
+
+    # -- Storage
+
+    async def checkpoint(self, target: Path) -> int:
+        heads = dict(self._heads)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, write_checkpoint, self._database, target, heads, self._options)
+
+    def free_bytes(self) -> int:
+        try:
+            status = os.statvfs(self._path)
+        except OSError as error:
+            raise translated(error, self._path, "measuring free space") from error
+        return status.f_bavail * status.f_frsize
+
+    def statistics(self) -> dict[str, float]:
+        figures = {name: float(value) for name, value in msgspec.structs.asdict(self._counters).items()}
+        figures |= self._database.properties()
+        figures["wal_bytes"] = float(log_bytes(self._path))
+        figures["unsynced_commits"] = float(len(self._unsynced))
+        return figures
+
+    async def close(self) -> None:
+        if self._writer is not None and self._failure is None:
+            with contextlib.suppress(KnhkError):
+                await self._synced(None)
+        self._release()
+
+    def scanner(self) -> RocksDbScanner:
+        """Plain iterators over everything, for offline verification; close the store only when they are done."""
+        return RocksDbScanner(self._database)
+
+
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
