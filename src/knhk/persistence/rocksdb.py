@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 from rocksdict import WriteBatch
 
-from knhk.domain.errors import Conflict, JournalCorrupt, KnhkError, StorageUnavailable
+from knhk.domain.errors import Conflict, DataDirectoryInUse, JournalCorrupt, KnhkError, StorageUnavailable
 from knhk.domain.receipt import Sealed, SignedBlock
 from knhk.persistence import codec
 from knhk.persistence.codec import PayloadCodec
@@ -212,13 +212,15 @@ class RocksDbStore:
     async def reopen(self) -> None:
         if self._read_only:
             raise StorageUnavailable(f"{self._path} is open for reading only")
+        self._failure = self._failure or StorageUnavailable(f"{self._path} is being reopened")
         await asyncio.get_running_loop().run_in_executor(None, self._reopen)
 
     def _reopen(self) -> None:
         self._release()
-        self._failure = StorageUnavailable(f"{self._path} could not be reopened")
         try:
             database, heads = open_database(self._path, self._options, self._counters, read_only=False)
+        except DataDirectoryInUse as error:
+            raise StorageUnavailable(f"{self._path} cannot be reopened while it is being scanned") from error
         except KnhkError:
             with contextlib.suppress(KnhkError):  # so that reads go on, for example while the disk is full
                 self._database = open_database(self._path, self._options, self._counters, read_only=True)[0]
@@ -370,8 +372,9 @@ class RocksDbStore:
 
     def statistics(self) -> dict[str, float]:
         figures = {name: float(value) for name, value in msgspec.structs.asdict(self._counters).items()}
-        figures |= self._database.properties()
-        figures["wal_bytes"] = float(log_bytes(self._path))
+        with contextlib.suppress(StorageUnavailable, OSError):
+            figures |= self._database.properties()
+            figures["wal_bytes"] = float(log_bytes(self._path))
         figures["unsynced_commits"] = float(len(self._unsynced))
         return figures
 

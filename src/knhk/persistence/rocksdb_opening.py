@@ -134,7 +134,7 @@ def _is_half_made(path: Path) -> bool:
 def _create(path: Path, options: StoreOptions, counters: Counters) -> Database:
     database = Database(path, options, counters, create=True, read_only=False)
     try:
-        _check_format(database, path, new=True)
+        _check_format(database, path, writable=True, new=True)
     except BaseException:
         database.close()
         raise
@@ -163,16 +163,18 @@ def _checked(
     reach = log_bytes(path) // LEAST_COMMIT_BYTES + 2
     database = Database(path, options, counters, create=False, read_only=read_only)
     try:
-        _check_format(database, path, new=not noted and not read_only)
+        _check_format(database, path, writable=not read_only, new=not noted)
         return database, _checked_heads(database, path, noted, reach)
     except BaseException:
         database.close()
         raise
 
 
-def _check_format(database: Database, path: Path, *, new: bool) -> None:
+def _check_format(database: Database, path: Path, *, writable: bool, new: bool) -> None:
     stored = database.get("meta", FORMAT_KEY)
     if stored is None and new and not partitions(database):
+        if not writable:
+            return
         batch = WriteBatch(raw_mode=True)
         batch.put(FORMAT_KEY, FORMAT_VERSION.to_bytes(2, "big"), database.handles["meta"])
         database.write(batch)

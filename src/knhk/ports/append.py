@@ -1,12 +1,12 @@
 """The one door through which the journal grows. Only engine/committer and the stores may import this module.
 
-    Commit n-1            Commit n                       A store MUST make all of a Commit durable, or none of it,
-    ┌──────────────┐      ┌───────────────────────┐      before `append` returns, and MUST refuse one whose epoch is
-    │ block h-1    │ ◀──  │ block h  (signed)     │      not the partition's present one, or whose height is not the
-    └──────────────┘      │ slices of runs a, b…  │      head's plus one.
-                          │ payloads, claims,     │
-                          │ live marks, timers    │
-                          └───────────────────────┘
+Commit n-1            Commit n                       A store MUST make all of a Commit durable, or none of it,
+┌──────────────┐      ┌───────────────────────┐      before `append` returns, and MUST refuse one whose epoch is
+│ block h-1    │ ◀──  │ block h  (signed)     │      not the partition's present one, or whose height is not the
+└──────────────┘      │ slices of runs a, b…  │      head's plus one.
+                      │ payloads, claims,     │
+                      │ live marks, timers    │
+                      └───────────────────────┘
 """
 
 from typing import Protocol
@@ -47,7 +47,8 @@ class Commit(msgspec.Struct, frozen=True):
 
     `live` and `not_live` set and clear the mark of the runs that a restart must load at once; it is derived from the
     receipts of this very commit and written with them. `timers_set` and `timers_cleared` hold (Unix time in
-    ns, workflow id). `erased` names runs whose payloads are deleted.
+    ns, workflow id). What the same commit both sets and clears ends cleared. `erased` names runs whose payloads are
+    deleted, except those that the same commit adds.
     """
 
     block: Block

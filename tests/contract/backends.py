@@ -1,0 +1,58 @@
+"""The stores that must keep the contract. Another one is one more class here."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from knhk.persistence.memory import MemoryStore
+from knhk.persistence.rocksdb import RocksDbStore
+from knhk.persistence.rocksdb_options import StoreOptions
+
+SMALL = StoreOptions(write_buffer_size_bytes=1 << 20, block_cache_size_bytes=1 << 20, max_background_jobs=2)
+
+
+class Backend(Protocol):
+    """How one kind of store is made, killed and restored."""
+
+    name: str
+
+    def open(self) -> Any: ...
+
+    async def restart(self, store: Any) -> Any:
+        """What a new process finds after `store` was closed."""
+        ...
+
+    def open_checkpoint(self, path: Path) -> Any: ...
+
+
+class MemoryBackend:
+    name = "memory"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self) -> MemoryStore:
+        return MemoryStore()
+
+    async def restart(self, store: MemoryStore) -> MemoryStore:
+        await store.close()
+        return store.survivor()
+
+    def open_checkpoint(self, path: Path) -> MemoryStore:
+        return MemoryStore.load(path)
+
+
+class RocksDbBackend:
+    name = "rocksdb"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path / "store"
+
+    def open(self) -> RocksDbStore:
+        return RocksDbStore.open(self.path, SMALL, compression=True)
+
+    async def restart(self, store: RocksDbStore) -> RocksDbStore:
+        await store.close()
+        return self.open()
+
+    def open_checkpoint(self, path: Path) -> RocksDbStore:
+        return RocksDbStore.open(path, SMALL, compression=True)

@@ -1,0 +1,20 @@
+"""Each contract test runs once per store."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.contract.backends import Backend, MemoryBackend, RocksDbBackend
+
+
+@pytest.fixture(params=[MemoryBackend, RocksDbBackend], ids=["memory", "rocksdb"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    return request.param(tmp_path)
+
+
+@pytest.fixture
+async def store(backend: Backend) -> AsyncIterator[Any]:
+    made = backend.open()
+    yield made
+    await made.close()
