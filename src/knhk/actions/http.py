@@ -110,7 +110,7 @@ async def run(invocation: Invocation) -> Outcome:
     client = SHARED.get()
     try:
         call = prepare(client, params, invocation)
-    except (ValueError, httpx.InvalidURL) as error:
+    except ValueError as error:
         return wrong(NAME, str(error))
     try:
         async with asyncio.timeout(call.timeout_s):
@@ -179,10 +179,8 @@ def retry_after_ns(value: str | None, now_ns: int) -> int | None:
 
 
 def prepare(client: httpx.AsyncClient, params: HttpParams, invocation: Invocation) -> Call:
-    """Build the request. Raises ValueError or httpx.InvalidURL if the params make none."""
-    url = httpx.URL(params.url)
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError("`url` must begin with http:// or https:// and name a host")
+    """Build the request. Raises ValueError if the params make none."""
+    url = _url(params.url)
     method = params.method.upper()
     if not _TOKEN.fullmatch(method):
         raise ValueError("`method` is not an HTTP method")
@@ -207,6 +205,18 @@ def prepare(client: httpx.AsyncClient, params: HttpParams, invocation: Invocatio
         max_bytes=parse_size_bytes(params.max_response),
         follow_redirects=params.follow_redirects,
     )
+
+
+def _url(text: str) -> httpx.URL:
+    try:
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, ValueError):
+        # The parser's own text may quote a piece of the password.
+        raise ValueError("`url` is not a valid URL") from None
+    # The parser percent-encodes what no host name can hold, instead of refusing it.
+    if url.scheme not in ("http", "https") or not url.host or "%" in url.host:
+        raise ValueError("`url` must begin with http:// or https:// and name a host")
+    return url
 
 
 def _shown(url: httpx.URL) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final, Union, get_args, get_origin
 import msgspec
 
 _DEFINITIONS: Final = "#/$defs/"
+_NO_JSON: Final = "values of {} have no JSON form"
 
 
 def schema_of(kind: Any) -> dict[str, Any] | None:
@@ -26,7 +27,7 @@ def schema_of(kind: Any) -> dict[str, Any] | None:
 
     def schema_hook(custom: type) -> dict[str, Any]:
         if not is_pydantic(custom):
-            raise TypeError(f"values of {custom.__qualname__} have no JSON form")
+            raise TypeError(_NO_JSON.format(custom.__qualname__))
         prefix = custom.__name__
         schema: dict[str, Any] = custom.model_json_schema(ref_template=f"{_DEFINITIONS}{prefix}.{{model}}")
         foreign.update({f"{prefix}.{name}": part for name, part in schema.pop("$defs", {}).items()})
@@ -89,7 +90,7 @@ def _pydantic_text(error: Any) -> str:
 def _encode(value: Any) -> Any:
     if is_pydantic(type(value)):
         return value.model_dump(mode="json")
-    raise NotImplementedError(f"values of {type(value).__qualname__} have no JSON form")
+    raise TypeError(_NO_JSON.format(type(value).__qualname__))
 
 
 def _inline_root(schema: Mapping[str, Any]) -> dict[str, Any]:
