@@ -1,6 +1,6 @@
 """Workflow ids: `wf-` and a decimal 64-bit snowflake, sortable by time, with the owner partition inside.
 
-    41 bits milliseconds since EPOCH_MS | 10 bits partition | 12 bits sequence
+41 bits milliseconds since EPOCH_MS | 10 bits partition | 12 bits sequence
 """
 
 import re

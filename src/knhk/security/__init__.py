@@ -1,1 +1,1 @@
-
+"""Keys and signatures."""

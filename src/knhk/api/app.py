@@ -1,0 +1,214 @@
+"""All other routes of the API, as a Litestar application with its OpenAPI description at /openapi.json."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Litestar, MediaType, Request, Response, delete, get, post
+from litestar.exceptions import HTTPException
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.spec import License
+from litestar.params import Body, Parameter
+from litestar.response import ServerSentEvent, ServerSentEventMessage
+
+from knhk.api.submit import Answer, Application, SubmitRoute, in_front_of, problem_answer
+from knhk.domain import identifier
+from knhk.domain.errors import InvalidParameter, KnhkError
+from knhk.domain.run import RunState
+from knhk.engine.control import Control, Filter
+from knhk.engine.loader import decode_receipts
+
+_LARGEST_PAGE = 1_000
+_ACTOR = "api"
+
+
+class Reason(msgspec.Struct, forbid_unknown_fields=True):
+    """Why an operator does something; kept in the receipt."""
+
+    reason: str = ""
+
+
+class Page(msgspec.Struct):
+    """Runs, newest first. `next_cursor` is where the next page begins, null after the last."""
+
+    workflows: list[dict[str, Any]]
+    next_cursor: str | None
+
+
+WorkflowId = Annotated[str, Parameter(description="Such as wf-1234567890.")]
+Reasoned = Annotated[Reason | None, Body(description="Optional: a reason, kept in the receipt.")]
+
+
+def create_app(control: Control, *, version: str, max_body_bytes: int) -> Application:
+    """The API as an ASGI application."""
+    route = SubmitRoute(control, max_body_bytes)
+    application = Litestar(
+        route_handlers=[_submit_handler(route), *_read_handlers(control), *_change_handlers(control)],
+        openapi_config=OpenAPIConfig(
+            title="KNHK",
+            version=version,
+            description="Submit workflows, follow them, and prove what happened.",
+            license=License(name="Apache-2.0", identifier="Apache-2.0"),
+            path="/",
+            use_handler_docstrings=True,
+        ),
+        exception_handlers={KnhkError: _problem, HTTPException: _http_problem, Exception: _internal_problem},
+        request_max_body_size=max_body_bytes,
+        logging_config=None,
+    )
+    return in_front_of(application, route)  # type: ignore[arg-type]  # Litestar types its scope more narrowly
+
+
+def _submit_handler(route: SubmitRoute) -> Any:
+    @post("/workflows", status_code=202, media_type=MediaType.JSON, summary="Submit a workflow")
+    async def submit_workflow(
+        request: Request[Any, Any, Any],
+        wait: Annotated[str | None, Parameter(description="Answer when the run has ended, at most after this.")] = None,
+        idempotency_key: Annotated[
+            str | None, Parameter(header="Idempotency-Key", description="Makes repeating the request safe.")
+        ] = None,
+    ) -> Response[bytes]:
+        """The body is a descriptor (YAML or JSON), or {"descriptor": ..., "inputs": {...}} in JSON."""
+        query = f"wait={wait}".encode() if wait else b""
+        return _response(await route.answer(request.scope["headers"], query, await request.body()))
+
+    return submit_workflow
+
+
+def _read_handlers(control: Control) -> list[Any]:
+    @get("/workflows", summary="List workflows, newest first")
+    async def list_workflows(
+        state: Annotated[RunState | None, Parameter(description="Only runs in this state.")] = None,
+        name: str | None = None,
+        department: str | None = None,
+        limit: Annotated[int, Parameter(ge=1, le=_LARGEST_PAGE)] = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """A page may be shorter than `limit` although more follow: go on while `next_cursor` is not null."""
+        before = None if cursor is None else _cursor(cursor)
+        wanted = Filter(state=state or "", name=name or "", department=department or "")
+        rows, following = await control.listing(wanted, before=before, limit=limit)
+        return Page(rows, None if following is None else str(following))
+
+    @get("/workflows/{workflow_id:str}", summary="State of a workflow")
+    async def get_workflow(
+        workflow_id: WorkflowId,
+        verbose: Annotated[bool, Parameter(description="With inputs and outputs.")] = False,
+    ) -> dict[str, Any]:
+        """State, steps, failure and what it waits for, as its committed receipts tell it."""
+        number = identifier.parse(workflow_id)
+        return await (control.inspect(number) if verbose else control.status(number))
+
+    @get("/workflows/{workflow_id:str}/receipts", summary="Receipts of a workflow")
+    async def get_receipts(
+        workflow_id: WorkflowId, from_seq: Annotated[int, Parameter(ge=0)] = 0
+    ) -> dict[str, list[dict[str, Any]]]:
+        """The hash-chained receipts, oldest first; docs/receipts.md is their format."""
+        number = identifier.parse(workflow_id)
+        return {"receipts": decode_receipts(await control.receipts(number, from_seq), number)}
+
+    @get("/workflows/{workflow_id:str}/events", summary="Follow a workflow")
+    async def get_events(
+        workflow_id: WorkflowId,
+        last_event_id: Annotated[int | None, Parameter(header="Last-Event-ID", ge=0)] = None,
+    ) -> ServerSentEvent:
+        """Server-sent events, one per receipt as it is committed, until the run ends. Last-Event-ID goes on after it."""
+        number = identifier.parse(workflow_id)
+        await control.receipts(number)
+        return ServerSentEvent(_events(control, number, 0 if last_event_id is None else last_event_id + 1))
+
+    return [list_workflows, get_workflow, get_receipts, get_events]
+
+
+def _change_handlers(control: Control) -> list[Any]:
+    async def shown(number: int) -> dict[str, Any]:
+        return await control.status(number)
+
+    @post("/workflows/{workflow_id:str}/cancel", status_code=200, summary="Cancel a workflow")
+    async def cancel_workflow(workflow_id: WorkflowId, data: Reasoned = None) -> dict[str, Any]:
+        """Stops what is under way and begins nothing more."""
+        number = identifier.parse(workflow_id)
+        await control.cancel(number, actor=_ACTOR, reason=data.reason if data else "")
+        return await shown(number)
+
+    @post("/workflows/{workflow_id:str}/pause", status_code=200, summary="Pause a workflow")
+    async def pause_workflow(workflow_id: WorkflowId, data: Reasoned = None) -> dict[str, Any]:
+        """Begins no further steps; those under way finish."""
+        number = identifier.parse(workflow_id)
+        await control.pause(number, actor=_ACTOR, reason=data.reason if data else "")
+        return await shown(number)
+
+    @post("/workflows/{workflow_id:str}/resume", status_code=200, summary="Resume a paused workflow")
+    async def resume_workflow(workflow_id: WorkflowId, data: Reasoned = None) -> dict[str, Any]:
+        """Lets a paused run go on."""
+        number = identifier.parse(workflow_id)
+        await control.resume(number, actor=_ACTOR, reason=data.reason if data else "")
+        return await shown(number)
+
+    @post("/workflows/{workflow_id:str}/retry", status_code=200, summary="Retry a failed workflow")
+    async def retry_workflow(workflow_id: WorkflowId) -> dict[str, Any]:
+        """Runs the failed steps again, under the same id; completed steps keep their results."""
+        number = identifier.parse(workflow_id)
+        await control.retry(number, actor=_ACTOR)
+        return await shown(number)
+
+    @delete("/workflows/{workflow_id:str}", status_code=200, summary="Delete a workflow's data")
+    async def delete_workflow(workflow_id: WorkflowId) -> dict[str, Any]:
+        """Erases the inputs and outputs of an ended run. Its receipts stay and still verify."""
+        number = identifier.parse(workflow_id)
+        await control.erase(number, actor=_ACTOR)
+        return {"workflow_id": workflow_id, "erased": True}
+
+    return [cancel_workflow, pause_workflow, resume_workflow, retry_workflow, delete_workflow]
+
+
+async def _events(control: Control, number: int, from_seq: int) -> AsyncIterator[ServerSentEventMessage]:
+    async for sealed in control.follow(number, from_seq):
+        if sealed is None:
+            yield ServerSentEventMessage(comment="still here")
+            continue
+        shown = decode_receipts([sealed], number)[0]
+        data = msgspec.json.encode(shown).decode()
+        yield ServerSentEventMessage(data=data, event=shown["kind"], id=str(shown["seq"]))
+
+
+def _cursor(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 19:
+        raise InvalidParameter("cursor: not one that this route gave")
+    return int(text)
+
+
+def _response(answer: Answer) -> Response[bytes]:
+    status, headers, raw = answer
+    named = {name.decode(): value.decode() for name, value in headers}
+    return Response(raw, status_code=status, media_type=named.pop("content-type"), headers=named)
+
+
+def _problem(_request: Request[Any, Any, Any], error: KnhkError) -> Response[bytes]:
+    return _response(problem_answer(error))
+
+
+def _http_problem(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """What the framework refuses (unknown route, wrong method, bad parameter) in the same form as our own errors."""
+    problem = {
+        "type": "about:blank",
+        "title": type(error).__name__.removesuffix("Exception"),
+        "status": error.status_code,
+        "detail": error.detail,
+        "retryable": False,
+    }
+    if error.extra:
+        problem["problems"] = error.extra
+    raw = msgspec.json.encode(problem, enc_hook=str)
+    return Response(raw, status_code=error.status_code, media_type="application/problem+json")
+
+
+def _internal_problem(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    problem = {
+        "type": "about:blank",
+        "title": "Internal error",
+        "status": 500,
+        "detail": f"{type(error).__name__}; the server's log has more",
+        "retryable": False,
+    }
+    return Response(msgspec.json.encode(problem), status_code=500, media_type="application/problem+json")

@@ -1,0 +1,164 @@
+"""POST /workflows, the hot path: a bare ASGI callable in front of the application, with nothing between it and control.
+
+The body is a descriptor in YAML or JSON, or the JSON envelope {"descriptor": ..., "inputs": {...}}.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+import msgspec
+
+from knhk.domain.errors import InvalidDescriptor, InvalidParameter, KnhkError, PayloadTooLarge
+from knhk.domain.identifier import to_text
+from knhk.domain.problems import problem_of
+from knhk.domain.units import parse_duration_ns
+from knhk.engine.control import Accepted, Control, Submission
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = Iterable[tuple[bytes, bytes]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+
+PATH: Final = "/workflows"
+_LONGEST_WAIT_NS: Final = 300_000_000_000
+_JSON: Final = (b"content-type", b"application/json")
+_PROBLEM: Final = (b"content-type", b"application/problem+json")
+
+
+class Envelope(msgspec.Struct, forbid_unknown_fields=True):
+    """A descriptor together with what it is given."""
+
+    descriptor: str | dict[str, Any]
+    inputs: dict[str, Any] = {}
+
+
+_ENVELOPE = msgspec.json.Decoder(Envelope)
+_ENCODER = msgspec.json.Encoder()
+
+
+class SubmitRoute:
+    """Answers submissions. Used by the fast path and by the documented route of the application alike."""
+
+    def __init__(self, control: Control, max_body_bytes: int) -> None:
+        self._control, self._max_body_bytes = control, max_body_bytes
+
+    async def answer(self, headers: Headers, query: bytes, body: bytes) -> Answer:
+        """Status, headers and body for one submission; errors are answers too."""
+        try:
+            accepted = await self._submit(headers, query, body)
+        except KnhkError as error:
+            return problem_answer(_explained(error, body))
+        shown: dict[str, Any] = {
+            "workflow_id": to_text(accepted.workflow_id),
+            "state": accepted.state,
+            "replayed": accepted.replayed,
+        }
+        ended = accepted.results is not None
+        if ended:
+            shown["outputs"] = accepted.results
+            shown["failure"] = accepted.failure
+        location = (b"location", f"/workflows/{shown['workflow_id']}".encode())
+        return 200 if ended or accepted.replayed else 202, [_JSON, location], _ENCODER.encode(shown)
+
+    async def handle(self, receive: Receive, scope: Scope, send: Send) -> None:
+        """The bare ASGI callable."""
+        body = await self._body(receive)
+        if body is None:
+            error = PayloadTooLarge(f"the body is longer than {self._max_body_bytes} bytes (api.max_body)")
+            status, headers, raw = problem_answer(error)
+        else:
+            status, headers, raw = await self.answer(scope["headers"], scope["query_string"], body)
+        headers.append((b"content-length", str(len(raw)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": raw})
+
+    async def _submit(self, headers: Headers, query: bytes, body: bytes) -> Accepted:
+        key = traceparent = ""
+        for name, value in headers:
+            if name == b"idempotency-key":
+                key = value.decode("latin-1")
+            elif name == b"traceparent":
+                traceparent = value.decode("latin-1")[:128]
+        inputs: dict[str, Any] = {}
+        if body[:1] == b"{" and b'"descriptor"' in body:
+            body, inputs = _open(body)
+        wait_s = _wait_s(query) if query else 0.0
+        submission = Submission(body, inputs, key, traceparent=traceparent)
+        return await self._control.submit(submission, wait_s=wait_s)
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        """The whole body, or None if it is too long (the rest is read and dropped, so that the answer gets through)."""
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body"):
+            return body if len(body) <= self._max_body_bytes else None
+        parts, size = [body], len(body)
+        while message.get("more_body"):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                break
+            part = message.get("body", b"")
+            size += len(part)
+            if size <= self._max_body_bytes:
+                parts.append(part)
+            else:
+                parts.clear()
+        return b"".join(parts) if size <= self._max_body_bytes else None
+
+
+def in_front_of(application: Application, route: SubmitRoute) -> Application:
+    """The application with the submit route before it."""
+
+    async def front(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
+            await route.handle(receive, scope, send)
+        else:
+            await application(scope, receive, send)
+
+    return front
+
+
+def problem_answer(error: KnhkError) -> Answer:
+    """An error as RFC 9457 problem details."""
+    status, problem = problem_of(error)
+    headers = [_PROBLEM]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+    return status, headers, _ENCODER.encode(problem)
+
+
+def _open(body: bytes) -> tuple[bytes, dict[str, Any]]:
+    """The descriptor and the inputs of an envelope; a JSON descriptor that merely contains the word is left as it is."""
+    try:
+        envelope = _ENVELOPE.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        if b'"apiVersion"' in body:
+            return body, {}
+        raise InvalidParameter(f'the envelope {{"descriptor": ..., "inputs": ...}} is wrong: {error}') from error
+    if isinstance(envelope.descriptor, str):
+        return envelope.descriptor.encode(), envelope.inputs
+    return _ENCODER.encode(envelope.descriptor), envelope.inputs
+
+
+def _wait_s(query: bytes) -> float:
+    values = parse_qs(query.decode("latin-1"), keep_blank_values=True)
+    unknown = set(values) - {"wait"}
+    if unknown:
+        raise InvalidParameter(f"unknown query parameter {sorted(unknown)[0]!r}; this route takes `wait`")
+    try:
+        wait_ns = parse_duration_ns(values["wait"][-1])
+    except ValueError as error:
+        raise InvalidParameter(f"wait: {error}") from error
+    return min(wait_ns, _LONGEST_WAIT_NS) / 1e9
+
+
+def _explained(error: KnhkError, body: bytes) -> KnhkError:
+    """Name a cause that the parser cannot see: `curl -d @file` sends YAML without its line breaks."""
+    if isinstance(error, InvalidDescriptor) and b"\n" not in body and body.lstrip().startswith(b"apiVersion:"):
+        hint = "The body has no line breaks: `curl -d @FILE` removes them, `curl --data-binary @FILE` sends them."
+        return InvalidDescriptor(error.message, problems=error.problems, hint=hint)
+    return error

@@ -1,0 +1,50 @@
+"""Bringing a run into memory, once: whoever needs a run that is on disk comes through here, one at a time per run."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from knhk.engine.live import LiveRun
+from knhk.engine.loader import Loader
+from knhk.engine.scheduler import Scheduler
+
+
+class Arrivals:
+    """Holds runs, so that there are never two LiveRun objects that could fork one chain."""
+
+    def __init__(self, loader: Loader, scheduler: Scheduler) -> None:
+        self._loader, self._scheduler = loader, scheduler
+        self._locks: dict[int, asyncio.Lock] = {}
+        self._holders: Counter[int] = Counter()
+
+    @asynccontextmanager
+    async def hold(self, workflow_id: int) -> AsyncIterator[LiveRun]:
+        """The run, from memory or from the journal; nobody else gets it through here until it is let go.
+
+        Raises:
+            WorkflowNotFound, ReceiptCorrupt: see Loader.fold.
+        """
+        lock = self._locks.setdefault(workflow_id, asyncio.Lock())
+        self._holders[workflow_id] += 1
+        try:
+            async with lock:
+                live = self._scheduler.find(workflow_id)
+                if live is None or live.run.ended:
+                    if live is not None and live.batch is not None:
+                        await asyncio.shield(live.batch.done)
+                    live = await self._loader.load(workflow_id)
+                yield live
+        finally:
+            self._holders[workflow_id] -= 1
+            if not self._holders[workflow_id]:
+                del self._holders[workflow_id], self._locks[workflow_id]
+
+    async def wake(self, workflow_id: int, timer_row_ns: int) -> None:
+        """Load a parked run whose time has come and let it go on. A run that is in memory, or ended, is left alone."""
+        if self._scheduler.find(workflow_id) is not None:
+            return
+        async with self.hold(workflow_id) as live:
+            if self._scheduler.find(workflow_id) is None and not live.run.ended:
+                live.timer_row_ns = timer_row_ns
+                self._scheduler.take_in(live)

@@ -1,0 +1,390 @@
+"""The facade: everything that may be asked of the engine. Faces call this and nothing else.
+
+Every method that changes something returns only when the change is committed.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from hashlib import sha256
+from typing import Any, Final
+
+import msgspec
+
+from knhk.domain import event as ev
+from knhk.domain import payload
+from knhk.domain import summary as rows
+from knhk.domain.compile import check_inputs
+from knhk.domain.errors import (
+    IdempotencyConflict,
+    IllegalTransition,
+    InvalidParameter,
+    ReceiptCorrupt,
+    WorkflowNotFound,
+)
+from knhk.domain.event import Event
+from knhk.domain.identifier import to_text
+from knhk.domain.plan import Plan
+from knhk.domain.receipt import Sealed
+from knhk.domain.run import RETRYABLE, Run, RunState, begun_at_most_once, steps_to_retry
+from knhk.domain.summary import Summary
+from knhk.engine import views
+from knhk.engine.admission import Admission
+from knhk.engine.arrivals import Arrivals
+from knhk.engine.committer import Committer
+from knhk.engine.live import LiveRun
+from knhk.engine.loader import Loader
+from knhk.engine.plans import Plans
+from knhk.engine.projector import FOLD, STATE_CODES, row_key
+from knhk.engine.scheduler import Scheduler
+from knhk.engine.watchers import Watchers
+from knhk.ports.append import Claim
+from knhk.ports.environment import Clock, Ids
+from knhk.ports.journal import Journal
+from knhk.ports.storage import Projections
+
+_SCAN: Final = 5_000
+_LONGEST_KEY: Final = 255
+_NO_INPUTS: Final = payload.encode({})
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """A request to run a workflow: the descriptor's text, the inputs, who asks and how often they may have asked."""
+
+    descriptor: bytes
+    inputs: Mapping[str, Any] = {}
+    idempotency_key: str = ""
+    actor: str = "api"
+    traceparent: str = ""
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """A committed submission. `replayed`: the idempotency key was known, and this is the run of the first request."""
+
+    workflow_id: int
+    state: str
+    replayed: bool = False
+    results: Mapping[str, Any] | None = None
+    failure: ev.Failure | None = None
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which runs to list; empty fields do not restrict."""
+
+    state: str = ""
+    name: str = ""
+    department: str = ""
+
+    def admits(self, row: Summary) -> bool:
+        """Whether a row is one of those asked for."""
+        return (
+            (not self.state or row.state == self.state)
+            and (not self.name or row.name == self.name)
+            and (not self.department or row.department == self.department)
+        )
+
+
+class Control:
+    """What the faces see of one partition's engine."""
+
+    def __init__(
+        self,
+        partition: int,
+        *,
+        admission: Admission,
+        committer: Committer,
+        scheduler: Scheduler,
+        loader: Loader,
+        arrivals: Arrivals,
+        plans: Plans,
+        journal: Journal,
+        projections: Projections,
+        watchers: Watchers,
+        clock: Clock,
+        ids: Ids,
+    ) -> None:
+        self._partition = partition
+        self._admission, self._committer, self._scheduler = admission, committer, scheduler
+        self._loader, self._arrivals, self._plans = loader, arrivals, plans
+        self._journal, self._projections = journal, projections
+        self._watchers, self._clock, self._ids = watchers, clock, ids
+        self._claims: dict[bytes, asyncio.Future[None]] = {}
+
+    def validate(self, descriptor: bytes) -> Plan:
+        """The plan of a descriptor, without running it. Raises InvalidDescriptor."""
+        return self._plans.compile(descriptor)
+
+    async def submit(self, submission: Submission, *, wait_s: float = 0.0) -> Accepted:
+        """Take a workflow in; return once that is committed, or with `wait_s` once it has ended or the time is over.
+
+        Raises:
+            InvalidDescriptor, InvalidInputs, InvalidParameter: nothing was written.
+            Overloaded, ShuttingDown, DiskFull: nothing was written.
+            StorageUnavailable: it is not known whether it was written; repeat with the same idempotency key.
+            IdempotencyConflict: the key was used with another request.
+        """
+        self._admission.check()
+        if not submission.idempotency_key:
+            return await self._accept(submission, None, wait_s)
+        claim = self._claim_of(submission)
+        known = await self._known(claim)
+        if known is not None:
+            return await self._replay(known, wait_s)
+        # Taken before anything is awaited: a request with the same key waits for what becomes of this one.
+        self._claims[claim.key_digest] = settled = asyncio.get_running_loop().create_future()
+        try:
+            return await self._accept(submission, claim, wait_s)
+        finally:
+            self._claims.pop(claim.key_digest, None)
+            settled.set_result(None)
+
+    async def status(self, workflow_id: int) -> dict[str, Any]:
+        """The state of a run, by the fold of its committed receipts. Raises WorkflowNotFound."""
+        return views.of_run(await self._folded(workflow_id))
+
+    async def inspect(self, workflow_id: int) -> dict[str, Any]:
+        """The state of a run with its inputs and every output that is kept."""
+        run = await self._folded(workflow_id)
+        shown = views.of_run(run)
+        shown["inputs"] = await self._loader.inputs(run)
+        for index, step in enumerate(shown["steps"]):
+            if step["state"] == "completed":
+                step["output"] = await self._loader.output(run, index)
+        shown["outputs"] = await self._results(run, shown)
+        return shown
+
+    async def results(self, workflow_id: int) -> tuple[Run, dict[str, Any]]:
+        """The run and what it gives: its declared outputs, or those of the steps that nothing depends on."""
+        run = await self._folded(workflow_id)
+        return run, await self._results(run, None)
+
+    async def listing(
+        self, wanted: Filter, *, before: int | None, limit: int
+    ) -> tuple[list[dict[str, Any]], int | None]:
+        """Runs, newest first, and the id to continue before (None at the end).
+
+        A page reads a bounded number of rows, so it may hold fewer than `limit` although there are more.
+        """
+        if wanted.state and wanted.state not in STATE_CODES:
+            raise InvalidParameter(f"state: {wanted.state!r} is none of {', '.join(STATE_CODES)}")
+        indexed = bool(wanted.state) and wanted.state != RunState.COMPLETED
+        prefix = (b"s" + STATE_CODES[wanted.state] if indexed else b"r") + self._partition.to_bytes(2)
+        found: list[dict[str, Any]] = []
+        cursor = before
+        page = min(_SCAN, max(limit, 1) if indexed or wanted == Filter() else _SCAN)
+        bound = prefix + cursor.to_bytes(8) if cursor is not None else None
+        raw_rows = await self._projections.rows(FOLD, prefix, before=bound, limit=page)
+        for key, value in raw_rows:
+            cursor = int.from_bytes(key[-8:])
+            raw = await self._projections.row(FOLD, row_key(cursor)) if indexed else value
+            if raw is None:
+                continue
+            row = rows.decode(raw)
+            if wanted.admits(row):
+                found.append(views.of_summary(row))
+                if len(found) == limit:
+                    return found, cursor
+        return found, cursor if len(raw_rows) == page else None
+
+    async def receipts(self, workflow_id: int, from_seq: int = 0) -> list[Sealed]:
+        """The committed receipts of a run from `from_seq` on. Raises WorkflowNotFound if it has none at all."""
+        found = await self._journal.receipts(workflow_id, from_seq)
+        if not found and (not from_seq or not await self._journal.receipts(workflow_id)):
+            raise WorkflowNotFound(f"there is no workflow {to_text(workflow_id)}")
+        return found
+
+    async def follow(self, workflow_id: int, from_seq: int) -> AsyncIterator[Sealed | None]:
+        """The run's receipts as they are committed, until its end; None now and then while nothing happens."""
+        with self._watchers.watch(workflow_id) as changed:
+            seq = from_seq
+            while True:
+                changed.clear()
+                ended = False
+                for sealed in await self.receipts(workflow_id, seq):
+                    yield sealed
+                    receipt = sealed.receipt()
+                    seq = receipt.seq + 1
+                    ended = receipt.kind in ev.TERMINAL
+                if ended or (seq == from_seq and (await self._folded(workflow_id)).ended):
+                    return
+                if not await self._watchers.wait(changed):
+                    yield None
+
+    async def cancel(self, workflow_id: int, *, actor: str, reason: str = "") -> None:
+        """End a run. Attempts under way are stopped; what they return is not looked at."""
+        async with self._arrivals.hold(workflow_id) as live:
+            self._require(live, RunState.PENDING, RunState.RUNNING, RunState.PAUSED, verb="cancelled")
+            self._scheduler.cancel_attempts(live)
+            await self._record(live, ev.Cancelled(reason), actor)
+
+    async def pause(self, workflow_id: int, *, actor: str, reason: str = "") -> None:
+        """Begin no further steps of a run; those under way finish. The run's deadline goes on."""
+        async with self._arrivals.hold(workflow_id) as live:
+            self._require(live, RunState.PENDING, RunState.RUNNING, verb="paused")
+            await self._record(live, ev.Paused(reason), actor)
+
+    async def resume(self, workflow_id: int, *, actor: str, reason: str = "") -> None:
+        """Let a paused run go on."""
+        async with self._arrivals.hold(workflow_id) as live:
+            self._require(live, RunState.PAUSED, verb="resumed")
+            await self._record(live, ev.Resumed(reason), actor)
+
+    async def retry(self, workflow_id: int, *, actor: str) -> tuple[str, ...]:
+        """Let an ended run that did not complete go on from the steps that failed; returns their names."""
+        async with self._arrivals.hold(workflow_id) as live:
+            run = live.run
+            if run.state not in RETRYABLE:
+                raise IllegalTransition(
+                    f"{to_text(workflow_id)} is {run.state}; only a run that ended without completing is retried"
+                )
+            if run.erased:
+                raise IllegalTransition(f"the payloads of {to_text(workflow_id)} were erased; it cannot go on")
+            begun = begun_at_most_once(run)
+            if begun:
+                raise IllegalTransition(
+                    f"step {begun[0].name!r} is at_most_once and has begun: it must not run again",
+                    hint="Find out whether it took effect, and submit a new workflow for what is left.",
+                )
+            self._admission.check()
+            steps = steps_to_retry(run)
+            deadline = self._scheduler.deadline_of(run, self._clock.now_ns())
+            await self._record(live, ev.Retried(steps, deadline), actor)
+            return steps
+
+    async def erase(self, workflow_id: int, *, actor: str, reason: str = "") -> None:
+        """Delete the inputs and outputs of an ended run for good. Its receipts stay and still verify."""
+        async with self._arrivals.hold(workflow_id) as live:
+            if not live.run.ended:
+                raise IllegalTransition(
+                    f"{to_text(workflow_id)} is {live.run.state}",
+                    hint="Cancel it first; only ended workflows are deleted.",
+                )
+            if live.run.erased:
+                return
+            self._committer.erase(workflow_id)
+            await self._record(live, ev.PayloadErased(reason), actor)
+
+    async def _accept(self, submission: Submission, claim: Claim | None, wait_s: float) -> Accepted:
+        plan = self._plans.compile(submission.descriptor)
+        inputs = check_inputs(plan, submission.inputs)
+        live = self._create(plan, inputs, submission, claim)
+        batch = live.batch
+        assert batch is not None
+        await asyncio.shield(batch.done)
+        run = live.run
+        if wait_s > 0 and (not run.ended or live.uncommitted):
+            await self._wait(live, wait_s)
+        if run.ended and not live.uncommitted:
+            return Accepted(run.workflow_id, run.state, results=live.results, failure=run.failure)
+        return Accepted(run.workflow_id, RunState.RUNNING if run.ended else run.state)
+
+    def _create(self, plan: Plan, inputs: Mapping[str, Any], submission: Submission, claim: Claim | None) -> LiveRun:
+        run = Run(self._ids.next_id(self._partition) if claim is None else claim.workflow_id, plan)
+        live = LiveRun(run, inputs)
+        raw = payload.encode(inputs) if inputs else _NO_INPUTS
+        detail = ev.Submitted(
+            plan.name,
+            plan.department,
+            plan.cost_center,
+            plan.covenant,
+            len(plan.steps),
+            submission.idempotency_key,
+            submission.traceparent,
+            dict(plan.labels),
+        )
+        event = Event(self._clock.now_ns(), detail, actor=submission.actor, input_digest=payload.digest(raw))
+        committer = self._committer
+        committer.keep_descriptor(plan.digest, submission.descriptor)
+        committer.add(live, event, given=raw if inputs else None)
+        if claim is not None:
+            committer.claim(claim)
+        self._scheduler.admit(live)
+        return live
+
+    def _claim_of(self, submission: Submission) -> Claim:
+        key = submission.idempotency_key
+        if len(key) > _LONGEST_KEY:
+            raise InvalidParameter(f"Idempotency-Key: at most {_LONGEST_KEY} characters")
+        inputs = payload.encode(submission.inputs)
+        request = sha256(submission.descriptor + b"\x00" + inputs).digest()
+        return Claim(sha256(key.encode()).digest(), self._ids.next_id(self._partition), request)
+
+    async def _known(self, claim: Claim) -> Claim | None:
+        """The claim that holds the key already, once it is durable."""
+        while (settled := self._claims.get(claim.key_digest)) is not None:
+            await asyncio.wait({settled})
+        known = await self._journal.claim(claim.key_digest)
+        if known is None:
+            return None
+        if known.request_digest != claim.request_digest:
+            raise IdempotencyConflict(f"the key stands for {to_text(known.workflow_id)}, which another request made")
+        return known
+
+    async def _replay(self, known: Claim, wait_s: float) -> Accepted:
+        live = self._scheduler.find(known.workflow_id)
+        if live is not None and wait_s > 0:
+            await self._wait(live, wait_s)
+        run, results = await self.results(known.workflow_id)
+        return Accepted(run.workflow_id, run.state, True, results if run.ended else None, run.failure)
+
+    async def _wait(self, live: LiveRun, seconds: float) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        live.waiters.append(waiter)
+        timer = self._clock.call_later(seconds, lambda: waiter.done() or waiter.set_result(None))
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            if waiter in live.waiters:
+                live.waiters.remove(waiter)
+
+    async def _record(self, live: LiveRun, detail: ev.AnyDetail, actor: str) -> None:
+        """Commit an operator's decision and act on it."""
+        self._committer.add(live, Event(self._clock.now_ns(), detail, actor=actor))
+        batch = live.batch
+        assert batch is not None
+        if live.run.state is RunState.PENDING:
+            self._scheduler.take_in(live)
+            self._scheduler.fill_slots()
+        elif not live.run.ended:
+            self._scheduler.take_in(live)
+        await asyncio.shield(batch.done)
+
+    async def _folded(self, workflow_id: int) -> Run:
+        live = self._scheduler.find(workflow_id)
+        if live is not None and not live.uncommitted:
+            return live.run
+        if live is not None and live.batch is not None:
+            await asyncio.shield(live.batch.done)
+            if not live.uncommitted:
+                return live.run
+        run, _ = await self._loader.fold(workflow_id)
+        return run
+
+    async def _results(self, run: Run, shown: dict[str, Any] | None) -> dict[str, Any]:
+        if run.erased:
+            return {}
+        if run.plan.outputs:
+            if run.state is not RunState.COMPLETED:
+                return {}
+            raw = await self._completed_payload(run)
+            return dict(payload.decode(raw))
+        sinks = [step for step in run.plan.steps if not step.dependents]
+        return {
+            step.name: await self._loader.output(run, step.index) for step in sinks if run.output_digests[step.index]
+        }
+
+    async def _completed_payload(self, run: Run) -> bytes:
+        for sealed in reversed(await self._journal.receipts(run.workflow_id)):
+            receipt = sealed.receipt()
+            if receipt.kind == ev.Kind.WORKFLOW_COMPLETED:
+                raw = await self._journal.payload(run.workflow_id, receipt.seq, 1)
+                if raw is not None:
+                    return raw
+        raise ReceiptCorrupt(f"{to_text(run.workflow_id)}: the payload of its outputs is missing")
+
+    @staticmethod
+    def _require(live: LiveRun, *states: RunState, verb: str) -> None:
+        if live.run.state not in states:
+            raise IllegalTransition(
+                f"{to_text(live.run.workflow_id)} is {live.run.state} and cannot be {verb}",
+            )

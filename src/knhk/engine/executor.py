@@ -1,0 +1,181 @@
+"""Performs attempts: evaluate the parameters, check them, run the action, make a value of whatever comes of it.
+
+Short pure actions run right here in the loop; coroutines get a task, blocking functions a thread. An attempt ends once,
+with an outcome, by returning, raising, passing its deadline or being cancelled; what it does later is not looked at. All
+exceptions end in this file.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final
+
+from knhk.actions.registry import Action, Cancelled, Failed, Invocation, Outcome, Registry, RetryLater
+from knhk.domain.compile import check_schema
+from knhk.domain.errors import InvalidInput, NotFound
+from knhk.domain.identifier import to_text
+from knhk.domain.plan import Step
+from knhk.engine.live import LiveRun
+from knhk.ports.environment import Clock
+
+_LONGEST_MESSAGE: Final = 2000
+
+
+class Attempt:
+    """One attempt at one step while it is under way. `params` is what the action was given."""
+
+    __slots__ = ("deadline_ns", "ended", "live", "number", "params", "started_at_ns", "step", "task")
+
+    def __init__(self, live: LiveRun, step: Step, number: int, started_at_ns: int) -> None:
+        self.live, self.step, self.number = live, step, number
+        self.started_at_ns = started_at_ns
+        self.deadline_ns = 0
+        self.params: Any = None
+        self.task: asyncio.Task[None] | None = None
+        self.ended = False
+
+
+class Executor:
+    """Runs attempts, at most `max_concurrent` of those with a task at a time; others wait in the order they came."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        clock: Clock,
+        *,
+        max_concurrent: int,
+        threads: int,
+        ended: Callable[[Attempt, Outcome], None],
+    ) -> None:
+        self._registry, self._clock, self._ended = registry, clock, ended
+        self._max_concurrent = max_concurrent
+        self._running: set[asyncio.Task[None]] = set()
+        self._waiting: deque[tuple[Attempt, Action, Invocation]] = deque()
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="knhk-action")
+
+    @property
+    def running(self) -> int:
+        """How many attempts have a task."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """How many attempts wait for a place."""
+        return len(self._waiting)
+
+    def begin(self, attempt: Attempt) -> Outcome | None:
+        """Begin an attempt. An outcome means that it has ended already; otherwise `ended` is called when it does."""
+        prepared = self._prepare(attempt)
+        if not isinstance(prepared, Invocation):
+            return prepared
+        try:
+            action = self._registry.get(attempt.step.action)
+        except NotFound as error:
+            return RetryLater("KNHK-ACTION-UNKNOWN", error.message)
+        if action.mode == "inline":
+            return _run_inline(action, prepared)
+        if len(self._running) >= self._max_concurrent:
+            self._waiting.append((attempt, action, prepared))
+        else:
+            self._launch(attempt, action, prepared)
+        return None
+
+    def end(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Give an attempt its outcome from outside (deadline, cancel). A no-op if it has ended."""
+        if attempt.ended:
+            return
+        attempt.ended = True
+        if attempt.task is not None:
+            attempt.task.cancel()
+        if not isinstance(outcome, Cancelled):
+            self._ended(attempt, outcome)
+
+    async def close(self) -> None:
+        """Stop everything that is under way. Outcomes are not reported any more."""
+        self._waiting.clear()
+        for task in tuple(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._registry.aclose()
+
+    def _prepare(self, attempt: Attempt) -> Invocation | Outcome:
+        live, step = attempt.live, attempt.step
+        try:
+            params = step.params.evaluate(live.scope) if step.params.dynamic else step.params.value
+        except InvalidInput as error:
+            return Failed("KNHK-STEP-PARAMS", _short(error.message))
+        schema = step.traits.params_schema
+        if schema is not None and step.params.dynamic:
+            problems = check_schema(schema, params, "params")
+            if problems:
+                return Failed("KNHK-STEP-PARAMS", _short("; ".join(str(one) for one in problems)))
+        attempt.params = params
+        run = live.run
+        name_of, outputs = run.plan.steps, live.outputs
+        workflow_id = to_text(run.workflow_id)
+        return Invocation(
+            workflow_id=workflow_id,
+            workflow_name=run.plan.name,
+            step=step.name,
+            attempt=attempt.number,
+            idempotency_key=f"{workflow_id}/{step.name}",
+            params=params,
+            dependencies={name_of[one].name: outputs.get(name_of[one].name) for one in step.depends_on},
+            scope=live.scope,
+            now_ns=attempt.started_at_ns,
+            traceparent=run.submitted.traceparent if run.submitted is not None else "",
+        )
+
+    def _launch(self, attempt: Attempt, action: Action, invocation: Invocation) -> None:
+        task = asyncio.create_task(self._perform(attempt, action, invocation), name=invocation.idempotency_key)
+        attempt.task = task
+        self._running.add(task)
+        task.add_done_callback(self._leave)
+
+    def _leave(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
+        while self._waiting and len(self._running) < self._max_concurrent:
+            attempt, action, invocation = self._waiting.popleft()
+            if not attempt.ended:
+                self._launch(attempt, action, invocation)
+
+    async def _perform(self, attempt: Attempt, action: Action, invocation: Invocation) -> None:
+        outcome: Outcome
+        try:
+            if action.mode == "thread":
+                loop = asyncio.get_running_loop()
+                outcome = await loop.run_in_executor(self._threads, partial(_run_inline, action, invocation))
+            else:
+                outcome = await action.run(invocation)  # type: ignore[misc]  # mode says that it is awaitable
+        except asyncio.CancelledError:
+            if attempt.ended:
+                return  # Its deadline passed or its run ended: nobody waits for it.
+            if (current := asyncio.current_task()) is not None and current.cancelling():
+                raise  # The executor is closing: the attempt is taken up again after the restart.
+            outcome = RetryLater("KNHK-ACTION-CANCELLED", "the action cancelled itself")
+        except Exception as error:
+            outcome = _normalise(error)
+        if not attempt.ended:
+            attempt.ended = True
+            self._ended(attempt, outcome)
+
+
+def _run_inline(action: Action, invocation: Invocation) -> Outcome:
+    try:
+        return action.run(invocation)  # type: ignore[return-value]  # mode says that it is no coroutine
+    except Exception as error:
+        return _normalise(error)
+
+
+def _normalise(error: Exception) -> Outcome:
+    """An exception as an outcome: bad input cannot get better, anything else may."""
+    if isinstance(error, InvalidInput):
+        return Failed(error.code, _short(error.message))
+    return RetryLater("KNHK-ACTION-ERROR", _short(f"{type(error).__name__}: {error}"))
+
+
+def _short(message: str) -> str:
+    return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"

@@ -1,0 +1,122 @@
+"""From receipts to a run: load, check, apply. Starting and resuming meet here; there is no second path."""
+
+from typing import Any
+
+import msgspec
+
+from knhk.domain import payload
+from knhk.domain.errors import ReceiptCorrupt, WorkflowNotFound
+from knhk.domain.identifier import to_text
+from knhk.domain.receipt import ChainState, Sealed
+from knhk.domain.run import Run, StepState, apply
+from knhk.engine.committer import INPUT, OUTPUT
+from knhk.engine.live import LiveRun
+from knhk.engine.plans import Plans
+from knhk.ports.journal import Journal
+
+
+class Loader:
+    """Folds runs from the journal."""
+
+    def __init__(self, journal: Journal, plans: Plans) -> None:
+        self._journal, self._plans = journal, plans
+
+    async def fold(self, workflow_id: int) -> tuple[Run, bytes]:
+        """The run as its receipts tell it, and the hash of the last one.
+
+        Raises:
+            WorkflowNotFound: there are no receipts.
+            ReceiptCorrupt: the chain does not verify.
+        """
+        sealed = await self._journal.receipts(workflow_id)
+        if not sealed:
+            raise WorkflowNotFound(f"there is no workflow {to_text(workflow_id)}")
+        state = ChainState(workflow_id)
+        run: Run | None = None
+        for one in sealed:
+            faults = state.check(one)
+            serious = [fault for fault in faults if fault.what != "time_reversal"]
+            if serious:
+                raise ReceiptCorrupt(f"{to_text(workflow_id)}: {serious[0].message}")
+            receipt = one.receipt()
+            if run is None:
+                run = Run(workflow_id, await self._plans.load(self._journal, receipt.descriptor_digest))
+            apply(run, receipt.event())
+        assert run is not None
+        return run, sealed[-1].hash
+
+    async def load(self, workflow_id: int) -> LiveRun:
+        """The run ready to go on, with the values that its remaining steps will read. Raises as `fold` does."""
+        run, last_hash = await self.fold(workflow_id)
+        live = LiveRun(run, await self.inputs(run))
+        live.previous_hash = last_hash
+        if run.erased:
+            return live
+        for step in run.plan.steps:
+            state = run.steps[step.index]
+            if state is StepState.COMPLETED and step.keep_output:
+                live.outputs[step.name] = await self.output(run, step.index)
+            elif state is StepState.WAITING:
+                live.held_outputs[step.index] = await self._payload(run, run.output_seqs[step.index], OUTPUT)
+        return live
+
+    async def inputs(self, run: Run) -> dict[str, Any]:
+        """What the run was given; empty if that was erased."""
+        raw = await self._journal.payload(run.workflow_id, 0, INPUT)
+        return {} if raw is None else _decode(raw, run, 0)
+
+    async def output(self, run: Run, index: int) -> Any:
+        """A completed step's output, None if it was erased."""
+        if run.erased or not run.output_digests[index]:
+            return None
+        seq = run.output_seqs[index]
+        return _decode(await self._payload(run, seq, OUTPUT), run, seq)
+
+    async def _payload(self, run: Run, seq: int, slot: int) -> bytes:
+        raw = await self._journal.payload(run.workflow_id, seq, slot)
+        if raw is None:
+            raise ReceiptCorrupt(f"{to_text(run.workflow_id)}: the payload of receipt {seq} is missing")
+        return raw
+
+
+def decode_receipts(sealed: list[Sealed], workflow_id: int) -> list[dict[str, Any]]:
+    """Receipts as JSON-like data for people: digests and hashes in hexadecimal, the detail as its fields."""
+    return [
+        {
+            "workflow_id": to_text(workflow_id),
+            "seq": receipt.seq,
+            "kind": receipt.kind,
+            "step": receipt.step,
+            "attempt": receipt.attempt,
+            "at_ns": receipt.at_ns,
+            "actor": receipt.actor,
+            "descriptor_digest": receipt.descriptor_digest.hex(),
+            "input_digest": receipt.input_digest.hex(),
+            "output_digest": receipt.output_digest.hex(),
+            "detail": hexed(payload.decode(receipt.detail)),
+            "previous_hash": receipt.previous_hash.hex(),
+            "hash": one.hash.hex(),
+        }
+        for one in sealed
+        for receipt in [one.receipt()]
+    ]
+
+
+def hexed(value: Any) -> Any:
+    """The same data with bytes as hexadecimal text."""
+    match value:
+        case bytes():
+            return value.hex()
+        case dict():
+            return {key: hexed(one) for key, one in value.items()}
+        case list():
+            return [hexed(one) for one in value]
+        case _:
+            return value
+
+
+def _decode(raw: bytes, run: Run, seq: int) -> Any:
+    try:
+        return payload.decode(raw)
+    except msgspec.DecodeError as error:
+        raise ReceiptCorrupt(f"{to_text(run.workflow_id)}: the payload of receipt {seq} is damaged") from error

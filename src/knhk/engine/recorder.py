@@ -1,0 +1,246 @@
+"""Turns outcomes into events: the step's result, its retry or its end, and the end of the run."""
+
+import random
+import resource
+from typing import Any, Final
+
+from knhk.actions.registry import Cancelled, Failed, Outcome, RetryLater, Succeeded, WaitUntil
+from knhk.domain import event as ev
+from knhk.domain import payload
+from knhk.domain.compile import check_schema
+from knhk.domain.covenants import violated
+from knhk.domain.errors import InvalidInput, KnhkError
+from knhk.domain.event import Event, Failure
+from knhk.domain.expressions import Scope
+from knhk.domain.plan import RetryPolicy
+from knhk.domain.receipt import merkle_root
+from knhk.domain.run import StepState, attempts_made, retry_at_ns
+from knhk.engine.committer import Committer
+from knhk.engine.executor import Attempt
+from knhk.engine.live import LiveRun
+from knhk.ports.environment import Clock
+
+_KIB: Final = 1024
+
+
+class Recorder:
+    """Adds to the journal what happened to steps and runs. It decides nothing but whether an attempt is repeated."""
+
+    def __init__(self, committer: Committer, clock: Clock, rng: random.Random, max_payload_bytes: int) -> None:
+        self._committer, self._clock, self._rng = committer, clock, rng
+        self._max_payload_bytes = max_payload_bytes
+
+    def before(self, live: LiveRun, attempt: Attempt) -> Failed | None:
+        """What forbids the attempt: an invariant of covenant Q that does not hold."""
+        return self._invariant(live, "before", attempt) if live.run.plan.invariants else None
+
+    def outcome(self, live: LiveRun, attempt: Attempt, outcome: Outcome) -> None:
+        """Record how an attempt ended."""
+        match outcome:
+            case Succeeded():
+                self._succeeded(live, attempt, outcome.output)
+            case Failed():
+                self._failed(live, attempt, Failure(outcome.code, outcome.message, outcome.guard))
+            case RetryLater():
+                self._retry(live, attempt, outcome)
+            case WaitUntil():
+                self._wait(live, attempt, outcome)
+            case Cancelled():
+                self._failed(live, attempt, Failure("KNHK-ACTION-CANCELLED", "the action gave up"))
+
+    def timer_fired(self, live: LiveRun, index: int) -> None:
+        """A waiting step's time has come: it completes with what it said it would give."""
+        step, now = live.run.plan.steps[index], self._clock.now_ns()
+        raw = live.held_outputs.pop(index, b"")
+        self._committer.add(live, Event(now, ev.TimerFired(), step=step.name))
+        value = payload.decode(raw) if raw else None
+        if step.keep_output:
+            live.outputs[step.name] = value
+        if not step.dependents and not live.run.plan.outputs:
+            live.results[step.name] = value
+        done = Event(
+            now,
+            ev.StepCompleted(),
+            step=step.name,
+            attempt=live.run.attempts[index],
+            output_digest=payload.digest(raw) if raw else b"",
+        )
+        self._committer.add(live, done, output=raw or None)
+
+    def lost(self, live: LiveRun, index: int, attempt: int) -> None:
+        """An at_most_once step was begun before a crash: nobody knows how it ended, and it must not run again."""
+        failure = Failure(
+            "KNHK-STEP-OUTCOME-UNKNOWN",
+            "the process ended while this at_most_once step was running; it is not known whether it took effect",
+        )
+        step = live.run.plan.steps[index]
+        event = Event(self._clock.now_ns(), ev.StepFailed(failure), step=step.name, attempt=attempt)
+        self._committer.add(live, event)
+
+    def finish(self, live: LiveRun, failure: Failure | None) -> None:
+        """Nothing is left to do: the run completes with its outputs, or fails."""
+        run, now = live.run, self._clock.now_ns()
+        raw = None
+        if failure is None and run.plan.outputs:
+            evaluated = self._outputs(live)
+            if isinstance(evaluated, Failure):
+                failure = evaluated
+            else:
+                raw = evaluated
+        if failure is not None:
+            self._committer.add(live, Event(now, ev.Failed(failure)))
+            return
+        root = merkle_root(run.output_digests) if run.plan.covenant == "Pi" else b""
+        event = Event(now, ev.Completed(results_root=root), output_digest=payload.digest(raw) if raw else b"")
+        self._committer.add(live, event, output=raw)
+
+    def _outputs(self, live: LiveRun) -> bytes | Failure:
+        try:
+            values: dict[str, Any] = {}
+            for output in live.run.plan.outputs:
+                values[output.name] = value = output.value.evaluate(live.scope)
+                if output.schema is not None and (problems := check_schema(output.schema, value, output.name)):
+                    return Failure("KNHK-RUN-OUTPUTS", f"outputs: {'; '.join(map(str, problems))}")
+            live.results = values
+            return self._encode(values)
+        except InvalidInput as error:
+            return Failure("KNHK-RUN-OUTPUTS", f"outputs: {error.message}")
+
+    def _succeeded(self, live: LiveRun, attempt: Attempt, output: Any) -> None:
+        step = attempt.step
+        try:
+            raw = self._encode(output)
+        except KnhkError as error:
+            return self._failed(live, attempt, Failure("KNHK-STEP-OUTPUT", error.message))
+        for schema in (step.traits.output_schema, step.output_schema):
+            if schema is not None and (problems := check_schema(schema, output, "output")):
+                return self._failed(live, attempt, Failure("KNHK-STEP-OUTPUT", "; ".join(map(str, problems))))
+        if live.run.plan.invariants:
+            broken = self._invariant(live, "after", attempt, output)
+            if broken is not None:
+                return self._failed(live, attempt, Failure(broken.code, broken.message, broken.guard))
+        # A step that gives what it was given (most `process` steps) needs no second encoding.
+        given_raw = raw if output is attempt.params else None
+        given, given_digest = self._given(live, attempt, given_raw)
+        digest = given_digest if given_raw is not None else payload.digest(raw)
+        event = Event(
+            self._clock.now_ns(),
+            ev.StepCompleted(started_at_ns=attempt.started_at_ns),
+            step=step.name,
+            attempt=attempt.number,
+            input_digest=given_digest,
+            output_digest=digest,
+        )
+        if step.keep_output:
+            live.outputs[step.name] = output
+        if not step.dependents and not live.run.plan.outputs:
+            live.results[step.name] = output
+        self._committer.add(live, event, given=given, output=raw)
+        return None
+
+    def _given(self, live: LiveRun, attempt: Attempt, raw: bytes | None = None) -> tuple[bytes | None, bytes]:
+        """The attempt's input: its bytes if they are to be kept (covenant O), and their digest."""
+        if raw is None:
+            if attempt.params is None:
+                return None, b""
+            raw = payload.encode(attempt.params)
+        return (raw if live.run.plan.covenant == "O" else None), payload.digest(raw)
+
+    def _failed(self, live: LiveRun, attempt: Attempt, failure: Failure) -> None:
+        given, digest = self._given(live, attempt)
+        event = Event(
+            self._clock.now_ns(),
+            ev.StepFailed(failure, started_at_ns=attempt.started_at_ns),
+            step=attempt.step.name,
+            attempt=attempt.number,
+            input_digest=digest,
+        )
+        self._committer.add(live, event, given=given)
+
+    def _retry(self, live: LiveRun, attempt: Attempt, outcome: RetryLater) -> None:
+        step, run, now = attempt.step, live.run, self._clock.now_ns()
+        failure = Failure(outcome.code, outcome.message)
+        made = attempts_made(run, step.index, attempt.number)
+        if step.semantics == "at_most_once" or made >= step.retry.max_attempts or run.first_failed >= 0:
+            return self._failed(live, attempt, failure)
+        if not _may_retry(step.retry, failure, attempt.number, live.scope):
+            return self._failed(live, attempt, failure)
+        next_at = retry_at_ns(step.retry, made, now, self._rng.random())
+        if outcome.after_ns is not None:
+            next_at = max(next_at, now + outcome.after_ns)
+        given, digest = self._given(live, attempt)
+        event = Event(
+            now,
+            ev.StepRetrying(failure, next_at, started_at_ns=attempt.started_at_ns),
+            step=step.name,
+            attempt=attempt.number,
+            input_digest=digest,
+        )
+        self._committer.add(live, event, given=given)
+        return None
+
+    def _wait(self, live: LiveRun, attempt: Attempt, outcome: WaitUntil) -> None:
+        try:
+            raw = self._encode(outcome.output)
+        except KnhkError as error:
+            return self._failed(live, attempt, Failure("KNHK-STEP-OUTPUT", error.message))
+        given, digest = self._given(live, attempt)
+        event = Event(
+            self._clock.now_ns(),
+            ev.TimerSet(fire_at_ns=outcome.fire_at_ns),
+            step=attempt.step.name,
+            attempt=attempt.number,
+            input_digest=digest,
+            output_digest=payload.digest(raw),
+        )
+        live.held_outputs[attempt.step.index] = raw
+        self._committer.add(live, event, given=given, output=raw)
+        return None
+
+    def _encode(self, value: Any) -> bytes:
+        raw = payload.encode(value)
+        if len(raw) > self._max_payload_bytes:
+            raise InvalidInput(f"{len(raw)} bytes; at most {self._max_payload_bytes} can be kept")
+        return raw
+
+    def _invariant(self, live: LiveRun, when: str, attempt: Attempt, output: Any = None) -> Failed | None:
+        run, steps = live.run, live.run.plan.steps
+        completed = {step.name for step, state in zip(steps, run.steps, strict=True) if state is StepState.COMPLETED}
+        outputs = live.outputs
+        if when == "after":
+            completed.add(attempt.step.name)
+            outputs = {**outputs, attempt.step.name: output}
+        scope = Scope(live.inputs, outputs, live.scope.run, {"resources": self._resources(live)})
+        try:
+            broken = violated(run.plan.invariants, scope, completed)
+        except InvalidInput as error:
+            return Failed("KNHK-COVENANT-Q", f"{when} {attempt.step.name}: {error.message}", "invariants")
+        if broken is None:
+            return None
+        message = f"{when} step {attempt.step.name}: invariant {broken.name!r} does not hold: {broken.rule.source}"
+        return Failed("KNHK-COVENANT-Q", message, broken.name)
+
+    def _resources(self, live: LiveRun) -> dict[str, Any]:
+        """What invariants may say about resources: times in milliseconds, memory in bytes."""
+        run = live.run
+        return {
+            "elapsed_ms": (self._clock.now_ns() - run.started_at_ns) // 1_000_000,
+            "attempts": sum(run.attempts),
+            "steps_completed": run.completed,
+            "steps_running": run.in_flight,
+            "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB,
+        }
+
+
+def _may_retry(policy: RetryPolicy, failure: Failure, attempt: int, scope: Scope) -> bool:
+    """Whether the policy's conditions let this failure be retried. One that cannot be evaluated does not."""
+    if policy.when is None and policy.except_when is None:
+        return True
+    error = {"code": failure.code, "message": failure.message, "attempt": attempt}
+    inner = Scope(scope.inputs, scope.outputs, scope.run, {"error": error})
+    try:
+        if policy.when is not None and not policy.when.evaluate(inner):
+            return False
+        return policy.except_when is None or not policy.except_when.evaluate(inner)
+    except InvalidInput:
+        return False

@@ -1,0 +1,313 @@
+"""Decides what runs next: takes runs through apply and decide, hands attempts to the executor, records what comes of them.
+
+One scheduler per partition. All of its state can be rebuilt from the journal: `active` and `pending` are the runs whose
+receipts say so. A run that only waits leaves memory and is loaded again when its timer comes (see sleepers.py).
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Final, assert_never
+
+from knhk.actions.registry import Cancelled, Outcome, RetryLater
+from knhk.domain import event as ev
+from knhk.domain.covenants import CHATMAN_MAX_TICKS
+from knhk.domain.event import Event, Failure
+from knhk.domain.run import (
+    Expire,
+    FailLost,
+    Finish,
+    FireTimer,
+    Run,
+    RunState,
+    RunStep,
+    decide,
+)
+from knhk.engine.committer import Batch, Committer
+from knhk.engine.deadlines import RUN, WAKE, Deadlines, Key
+from knhk.engine.executor import Attempt, Executor
+from knhk.engine.live import LiveRun
+from knhk.engine.recorder import Recorder
+from knhk.ports.environment import Clock
+
+_STEPS_A_TURN: Final = 128
+"""So many attempts may begin before other runs get their turn."""
+
+PARK_AFTER_NS: Final = 5_000_000_000
+"""A run that will do nothing for longer than this leaves memory."""
+
+
+class Scheduler:
+    """Takes the runs of one partition forward.
+
+    `max_active` bounds the runs that have a slot; `tick_ns` is the unit of covenant Chatman's latency. `ended` is called
+    with each run whose end is durable, `parked` with (workflow id, wake time in ns) of each that left memory.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        rng: random.Random,
+        *,
+        max_active: int,
+        tick_ns: int,
+        ended: Callable[[LiveRun], None],
+        parked: Callable[[int, int], None],
+    ) -> None:
+        self.active: dict[int, LiveRun] = {}
+        self.pending: dict[int, LiveRun] = {}
+        self.deadlines = Deadlines(clock, self._due)
+        self.committer: Committer
+        self.executor: Executor
+        self.woken: Callable[[int], None] = lambda _workflow_id: None
+        self._clock, self._rng = clock, rng
+        self._max_active, self._tick_ns = max_active, tick_ns
+        self._ended, self._parked = ended, parked
+        self._turns: deque[LiveRun] = deque()
+        self._turn_planned = False
+        self._closed = False
+        self._recorder: Recorder
+
+    def connect(self, committer: Committer, executor: Executor, *, max_payload_bytes: int) -> None:
+        """Give the scheduler its neighbours (they call back into it, so they are made after it)."""
+        self.committer, self.executor = committer, executor
+        self._recorder = Recorder(committer, self._clock, self._rng, max_payload_bytes)
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether another run may start now."""
+        return len(self.active) < self._max_active
+
+    def find(self, workflow_id: int) -> LiveRun | None:
+        """The run if it is in memory."""
+        return self.active.get(workflow_id) or self.pending.get(workflow_id)
+
+    def admit(self, live: LiveRun) -> None:
+        """Take in a run that has been submitted: it starts now, or waits for a slot in the order of arrival."""
+        if self.has_slot and not self.pending:
+            self.start(live)
+        else:
+            self.pending[live.run.workflow_id] = live
+
+    def start(self, live: LiveRun) -> None:
+        """Give a run a slot."""
+        run = live.run
+        self.active[run.workflow_id] = live
+        now = self._clock.now_ns()
+        self.committer.add(live, Event(now, ev.Started(deadline_ns=self.deadline_of(run, now))))
+        self.advance(live)
+
+    def take_in(self, live: LiveRun) -> None:
+        """Take in a run that was loaded from the journal."""
+        if live.run.state is RunState.PENDING:
+            self.pending[live.run.workflow_id] = live
+            return
+        self.active[live.run.workflow_id] = live
+        self.advance(live)
+
+    def deadline_of(self, run: Run, from_ns: int) -> int:
+        """When a run that starts now times out: its own timeout, and for Chatman its latency bound since submission."""
+        timeout = run.plan.timeout_ns
+        deadline = from_ns + timeout if timeout else 0
+        if run.plan.covenant == "Chatman":
+            bound = run.submitted_at_ns + CHATMAN_MAX_TICKS * self._tick_ns
+            return min(deadline, bound) if deadline else bound
+        return deadline
+
+    def advance(self, live: LiveRun) -> None:
+        """Do all that can be done for a run now, up to a turn's worth."""
+        run = live.run
+        if self._closed:
+            return
+        left = _STEPS_A_TURN
+        while left > 0:
+            commands = decide(run, self._clock.now_ns(), left)
+            if not commands:
+                break
+            left -= len(commands)
+            for command in commands:
+                if run.ended:
+                    return
+                match command:
+                    case RunStep():
+                        self._begin(live, command)
+                    case FireTimer():
+                        self._recorder.timer_fired(live, command.index)
+                    case FailLost():
+                        self._recorder.lost(live, command.index, command.attempt)
+                    case Finish():
+                        self._recorder.finish(live, command.failure)
+                    case Expire():
+                        self._expire(live)
+                    case _:
+                        assert_never(command)
+        if left <= 0 and not live.queued:
+            self._queue_turn(live)
+        self._watch(live)
+
+    def cancel_attempts(self, live: LiveRun) -> None:
+        """End all attempts of a run; their results are not recorded."""
+        for attempt in tuple(live.attempts.values()):
+            self.executor.end(attempt, Cancelled())
+        live.attempts.clear()
+        live.run.in_flight = 0
+
+    def attempt_ended(self, attempt: Attempt, outcome: Outcome) -> None:
+        """The executor's report: record it and go on with the run."""
+        live = attempt.live
+        index = attempt.step.index
+        if live.attempts.get(index) is not attempt or self._closed:
+            return  # The run ended, or the attempt was given up, before this came.
+        del live.attempts[index]
+        live.run.in_flight -= 1
+        if attempt.deadline_ns:
+            self.deadlines.clear((live.run.workflow_id, index))
+        self._recorder.outcome(live, attempt, outcome)
+        self.advance(live)
+
+    def placement(self, live: LiveRun) -> tuple[bool, int]:
+        """Whether a restart must load the run at once, and its durable wake time (Unix time in ns, 0 for none)."""
+        run = live.run
+        if run.ended:
+            return False, 0
+        if run.state is RunState.PENDING or not run.idle or live.queued:
+            return True, 0
+        wake = run.wake_at_ns()
+        if wake and wake - self._clock.now_ns() < PARK_AFTER_NS:
+            return True, 0
+        return False, wake
+
+    def committed(self, batch: Batch) -> None:
+        """After a commit: let go of the runs that ended or only wait, and fill their slots."""
+        for piece in batch.pieces:
+            live = piece.live
+            if live.batch is not batch:
+                continue  # It has newer receipts in a later batch, which will come here too.
+            run = live.run
+            if run.ended:
+                self._release(live)
+                self._ended(live)
+            elif run.workflow_id in self.active and not live.marked_live and self._is_parked(live):
+                self._release(live)
+                self._parked(run.workflow_id, live.timer_row_ns)
+        self.fill_slots()
+
+    def fill_slots(self) -> None:
+        """Start pending runs while there are slots."""
+        while self.pending and self.has_slot and not self._closed:
+            live = self.pending.pop(next(iter(self.pending)))
+            if live.run.state is RunState.PENDING:
+                self.start(live)
+
+    def close(self) -> None:
+        """Begin nothing any more."""
+        self._closed = True
+        self.deadlines.close()
+
+    def _is_parked(self, live: LiveRun) -> bool:
+        return live.run.idle and not live.queued and not live.waiters
+
+    def _release(self, live: LiveRun) -> None:
+        workflow_id = live.run.workflow_id
+        self.active.pop(workflow_id, None)
+        self.pending.pop(workflow_id, None)
+        self.deadlines.clear((workflow_id, RUN))
+
+    def _watch(self, live: LiveRun) -> None:
+        """See to it that the run is looked at when its next timer or deadline comes."""
+        run = live.run
+        wake = run.wake_at_ns()
+        if wake and not run.ended:
+            self.deadlines.set((run.workflow_id, RUN), wake)
+
+    def _begin(self, live: LiveRun, command: RunStep) -> None:
+        step = live.run.plan.steps[command.index]
+        now = self._clock.now_ns()
+        attempt = Attempt(live, step, command.attempt, now)
+        refused = self._recorder.before(live, attempt)
+        if refused is not None:
+            self._recorder.outcome(live, attempt, refused)
+            return
+        if step.timeout_ns:
+            attempt.deadline_ns = command.deadline_ns or now + step.timeout_ns
+        at_most_once = step.semantics == "at_most_once"
+        if at_most_once or (step.timeout_ns and not step.traits.pure and not command.deadline_ns):
+            started = ev.StepStarted(deadline_ns=attempt.deadline_ns)
+            self.committer.add(live, Event(now, started, step=step.name, attempt=command.attempt))
+        if step.traits.pure and not at_most_once:
+            self._perform(attempt)
+        elif live.uncommitted and live.batch is not None:
+            # An effect must not happen before what it depends on is durable.
+            self._count(attempt)
+            live.batch.after.append(lambda: self._perform_counted(attempt))
+        else:
+            self._perform(attempt)
+
+    def _count(self, attempt: Attempt) -> None:
+        attempt.live.attempts[attempt.step.index] = attempt
+        attempt.live.run.in_flight += 1
+
+    def _perform_counted(self, attempt: Attempt) -> None:
+        live = attempt.live
+        if attempt.ended or live.attempts.get(attempt.step.index) is not attempt or self._closed:
+            return
+        outcome = self._start(attempt)
+        if outcome is not None:
+            self.attempt_ended(attempt, outcome)
+
+    def _perform(self, attempt: Attempt) -> None:
+        outcome = self._start(attempt)
+        if outcome is not None:
+            self._recorder.outcome(attempt.live, attempt, outcome)
+        else:
+            self._count(attempt)
+
+    def _start(self, attempt: Attempt) -> Outcome | None:
+        outcome = self.executor.begin(attempt)
+        if outcome is None and attempt.deadline_ns:
+            self.deadlines.set((attempt.live.run.workflow_id, attempt.step.index), attempt.deadline_ns)
+        return outcome
+
+    def _expire(self, live: LiveRun) -> None:
+        self.cancel_attempts(live)
+        run = live.run
+        now = self._clock.now_ns()
+        bound = run.submitted_at_ns + CHATMAN_MAX_TICKS * self._tick_ns
+        if run.plan.covenant == "Chatman" and run.deadline_ns == bound:
+            message = f"took longer than {CHATMAN_MAX_TICKS} ticks of {self._tick_ns / 1e6:g} ms"
+            failure = Failure("KNHK-COVENANT-CHATMAN", message, guard="chatman.latency")
+            self.committer.add(live, Event(now, ev.Failed(failure)))
+        else:
+            failure = Failure("KNHK-RUN-TIMEOUT", f"not finished after {run.plan.timeout_ns / 1e9:g} s")
+            self.committer.add(live, Event(now, ev.TimedOut(failure)))
+
+    def _due(self, key: Key) -> None:
+        workflow_id, index = key
+        if index == WAKE:
+            self.woken(workflow_id)
+            return
+        live = self.active.get(workflow_id)
+        if live is None:
+            return
+        if index >= 0:
+            attempt = live.attempts.get(index)
+            if attempt is not None:
+                seconds = attempt.step.timeout_ns / 1e9
+                self.executor.end(attempt, RetryLater("KNHK-STEP-TIMEOUT", f"no result after {seconds:g} s"))
+        else:
+            self.advance(live)
+
+    def _queue_turn(self, live: LiveRun) -> None:
+        live.queued = True
+        self._turns.append(live)
+        if not self._turn_planned:
+            self._turn_planned = True
+            asyncio.get_running_loop().call_soon(self._take_turns)
+
+    def _take_turns(self) -> None:
+        self._turn_planned = False
+        for _ in range(len(self._turns)):
+            live = self._turns.popleft()
+            live.queued = False
+            self.advance(live)

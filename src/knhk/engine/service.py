@@ -1,0 +1,244 @@
+"""The engine of one partition: built here, started, drained, stopped; and what it can say about its health."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from knhk.actions.registry import Registry
+from knhk.domain.errors import Corrupt, DiskFull, KnhkError
+from knhk.domain.identifier import to_text
+from knhk.engine.admission import Admission
+from knhk.engine.arrivals import Arrivals
+from knhk.engine.committer import Batch, Committer
+from knhk.engine.control import Control
+from knhk.engine.executor import Executor
+from knhk.engine.live import LiveRun
+from knhk.engine.loader import Loader
+from knhk.engine.plans import Plans
+from knhk.engine.projector import Projector
+from knhk.engine.scheduler import Scheduler
+from knhk.engine.sleepers import Sleepers
+from knhk.engine.watchers import Watchers
+from knhk.ports.append import Append
+from knhk.ports.environment import Clock, Ids, Signer
+from knhk.ports.fold import Fold
+from knhk.ports.journal import Journal
+from knhk.ports.storage import Projections, Storage
+
+_DISK_CHECK_S: Final = 1.0
+_DRAIN_CHECK_S: Final = 0.02
+_LOADS_A_TURN: Final = 100
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """The limits of the engine; times in nanoseconds, sizes in bytes."""
+
+    node_id: str
+    max_active: int = 10_000
+    max_queued: int = 10_000
+    max_concurrent_steps: int = 1_000
+    threads: int = 32
+    default_timeout_ns: int = 300_000_000_000
+    tick_ns: int = 12_500_000
+    max_descriptor_bytes: int = 4 << 20
+    max_steps: int = 100_000
+    max_payload_bytes: int = 4 << 20
+    min_free_bytes: int = 64 << 20
+    partition: int = 0
+
+
+class Engine:
+    """Everything between a submission and its receipts, for one partition."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        *,
+        append: Append,
+        journal: Journal,
+        projections: Projections,
+        storage: Storage,
+        signer: Signer,
+        clock: Clock,
+        ids: Ids,
+        rng: random.Random,
+        folds: Sequence[Fold] = (),
+    ) -> None:
+        self.settings, self._clock, self._journal, self._storage = settings, clock, journal, storage
+        partition = settings.partition
+        self.plans = Plans(
+            registry.traits(),
+            max_bytes=settings.max_descriptor_bytes,
+            max_steps=settings.max_steps,
+            default_timeout_ns=settings.default_timeout_ns,
+            tick_ns=settings.tick_ns,
+        )
+        self.watchers = Watchers()
+        self.scheduler = Scheduler(
+            clock,
+            rng,
+            max_active=settings.max_active,
+            tick_ns=settings.tick_ns,
+            ended=_answer_waiters,
+            parked=self._parked,
+        )
+        self.committer = Committer(
+            partition,
+            append,
+            journal,
+            signer,
+            clock,
+            settings.node_id,
+            placement=self.scheduler.placement,
+            committed=self._committed,
+            halted=self._halted,
+        )
+        self.executor = Executor(
+            registry,
+            clock,
+            max_concurrent=settings.max_concurrent_steps,
+            threads=settings.threads,
+            ended=self.scheduler.attempt_ended,
+        )
+        self.scheduler.connect(self.committer, self.executor, max_payload_bytes=settings.max_payload_bytes)
+        self.loader = Loader(journal, self.plans)
+        self.arrivals = Arrivals(self.loader, self.scheduler)
+        self.sleepers = Sleepers(
+            partition,
+            journal,
+            clock,
+            self.scheduler.deadlines,
+            wake=self._wake,
+            has_room=lambda: self.scheduler.has_slot,
+        )
+        self.scheduler.woken = self.sleepers.woken
+        self.projector = Projector(partition, journal, projections, clock, folds)
+        self.admission = Admission(
+            max_queued=settings.max_queued,
+            has_slot=lambda: self.scheduler.has_slot,
+            queued=lambda: len(self.scheduler.pending),
+            uncommitted=lambda: self.committer.uncommitted_receipts,
+            fault=lambda: self.committer.fault,
+        )
+        self.control = Control(
+            partition,
+            admission=self.admission,
+            committer=self.committer,
+            scheduler=self.scheduler,
+            loader=self.loader,
+            arrivals=self.arrivals,
+            plans=self.plans,
+            journal=journal,
+            projections=projections,
+            watchers=self.watchers,
+            clock=clock,
+            ids=ids,
+        )
+        self.corrupt: dict[int, str] = {}
+        self.halted: asyncio.Future[KnhkError] | None = None
+        self._disk_task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Take over the partition, load the runs that were under way, and go on with them."""
+        self.halted = asyncio.get_running_loop().create_future()
+        await self.committer.start()
+        await self.projector.start()
+        for number, workflow_id in enumerate(await self._journal.live(self.settings.partition)):
+            await self._load(workflow_id)
+            if number % _LOADS_A_TURN == _LOADS_A_TURN - 1:
+                await self._clock.sleep(0)
+        self.scheduler.fill_slots()
+        self.sleepers.start()
+        self._disk_task = asyncio.create_task(self._watch_disk(), name="disk-watch")
+
+    async def drain(self, grace_s: float) -> bool:
+        """Admit nothing more and wait for the runs in memory; whether all of them came to an end or to rest."""
+        self.admission.closed = True
+        left = grace_s
+        while self.scheduler.active or self.scheduler.pending:
+            if left <= 0 or self.committer.fault is not None:
+                return False
+            await self._clock.sleep(_DRAIN_CHECK_S)
+            left -= _DRAIN_CHECK_S
+        return True
+
+    async def stop(self) -> None:
+        """Stop at once. What is under way goes on from its receipts at the next start."""
+        self.admission.closed = True
+        if self._disk_task is not None:
+            self._disk_task.cancel()
+            await asyncio.gather(self._disk_task, return_exceptions=True)
+        await self.sleepers.stop()
+        self.scheduler.close()
+        await self.executor.close()
+        await self.committer.stop()
+        await self.projector.stop()
+
+    def health(self) -> dict[str, str]:
+        """What is wrong, by room; `ok` where nothing is."""
+        fault = self.committer.fault or self.admission.low_disk
+        if self.corrupt:
+            named = ", ".join(to_text(one) for one in list(self.corrupt)[:5])
+            persistence = f"corrupt: {len(self.corrupt)} workflow(s) do not verify and are halted: {named}"
+        elif fault is not None:
+            persistence = f"{fault.title}: {fault.message}"
+        elif self.projector.failed is not None:
+            persistence = f"projections stopped: {self.projector.failed}"
+        else:
+            persistence = "ok"
+        return {"persistence": persistence}
+
+    async def _load(self, workflow_id: int) -> None:
+        try:
+            live = await self.loader.load(workflow_id)
+        except Corrupt as error:
+            self.corrupt[workflow_id] = error.message
+            return
+        live.marked_live = True
+        if not live.run.ended:
+            self.scheduler.take_in(live)
+
+    async def _wake(self, workflow_id: int, timer_row_ns: int) -> None:
+        try:
+            await self.arrivals.wake(workflow_id, timer_row_ns)
+        except Corrupt as error:
+            self.corrupt[workflow_id] = error.message
+        except KnhkError:
+            # The store cannot be read just now: the timer row is still there, and the next window finds it.
+            return
+
+    def _committed(self, batch: Batch) -> None:
+        self.projector.feed(batch)
+        self.scheduler.committed(batch)
+        self.watchers.notify(batch)
+        self.sleepers.room()
+
+    def _parked(self, workflow_id: int, wake_ns: int) -> None:
+        self.sleepers.parked(workflow_id, wake_ns)
+
+    def _halted(self, error: KnhkError) -> None:
+        self.admission.closed = True
+        if self.halted is not None and not self.halted.done():
+            self.halted.set_result(error)
+
+    async def _watch_disk(self) -> None:
+        """Stop admission before the disk is full, so that what is under way can still be committed."""
+        while True:
+            free = self._storage.free_bytes()
+            least = self.settings.min_free_bytes
+            if free < least:
+                message = f"{free >> 20} MiB are free where the store is; admission stops below {least >> 20} MiB"
+                self.admission.low_disk = DiskFull(message)
+            else:
+                self.admission.low_disk = None
+            await self._clock.sleep(_DISK_CHECK_S)
+
+
+def _answer_waiters(live: LiveRun) -> None:
+    for waiter in live.waiters:
+        if not waiter.done():
+            waiter.set_result(None)

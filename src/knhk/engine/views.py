@@ -1,0 +1,101 @@
+"""A run as people and programs see it: JSON-like data made from the fold."""
+
+from typing import Any
+
+from knhk.domain.identifier import to_text
+from knhk.domain.run import Run, RunState, StepState
+from knhk.domain.summary import Summary
+from knhk.domain.times import rfc3339
+
+
+def of_summary(row: Summary) -> dict[str, Any]:
+    """A row of a list."""
+    return {
+        "workflow_id": to_text(row.workflow_id),
+        "name": row.name,
+        "state": row.state,
+        "department": row.department,
+        "cost_center": row.cost_center,
+        "covenant": row.covenant,
+        "labels": row.labels,
+        **_times(row.submitted_at_ns, row.started_at_ns, row.ended_at_ns),
+        "steps_total": row.steps,
+        "steps_completed": row.completed,
+        "failure": _failure(row.failure),
+        "erased": row.erased,
+    }
+
+
+def of_run(run: Run) -> dict[str, Any]:
+    """The state of one run, with its steps and what it waits for."""
+    plan = run.plan
+    return {
+        "workflow_id": to_text(run.workflow_id),
+        "name": plan.name,
+        "state": str(run.state),
+        "department": plan.department,
+        "cost_center": plan.cost_center,
+        "covenant": plan.covenant,
+        "labels": dict(plan.labels),
+        **_times(run.submitted_at_ns, run.started_at_ns, run.ended_at_ns),
+        "deadline": rfc3339(run.deadline_ns) if run.deadline_ns else None,
+        "steps_total": len(run.steps),
+        "steps_completed": run.completed,
+        "waiting_on": _waiting_on(run),
+        "failure": _failure(run.failure),
+        "erased": run.erased,
+        "results_root": run.results_root.hex(),
+        "descriptor_digest": plan.digest.hex(),
+        "receipts": run.seq,
+        "steps": [_step(run, index) for index in range(len(run.steps))],
+    }
+
+
+def _step(run: Run, index: int) -> dict[str, Any]:
+    step, state = run.plan.steps[index], run.steps[index]
+    shown: dict[str, Any] = {
+        "name": step.name,
+        "action": step.action,
+        "state": str(state),
+        "attempts": run.attempts[index],
+        "depends_on": [run.plan.steps[one].name for one in step.depends_on],
+        "guarantee": "at-most-once" if step.semantics == "at_most_once" else step.traits.guarantee,
+    }
+    failure = run.failures.get(index)
+    if failure is not None and state is not StepState.COMPLETED:
+        shown["failure"] = _failure(failure)
+    return shown
+
+
+def _waiting_on(run: Run) -> list[dict[str, Any]]:
+    if run.ended:
+        return []
+    if run.state is RunState.PENDING:
+        return [{"kind": "slot", "step": None, "since": rfc3339(run.submitted_at_ns), "until": None}]
+    if run.state is RunState.PAUSED:
+        return [{"kind": "resume", "step": None, "since": None, "until": None}]
+    kinds = {StepState.WAITING: "timer", StepState.RETRYING: "retry"}
+    return [
+        {
+            "kind": kinds.get(run.steps[index], "retry"),
+            "step": run.plan.steps[index].name,
+            "since": None,
+            "until": rfc3339(at_ns),
+        }
+        for index, at_ns in sorted(run.timer_at_ns.items())
+    ]
+
+
+def _failure(failure: Any) -> dict[str, str] | None:
+    if failure is None:
+        return None
+    return {"code": failure.code, "message": failure.message, "guard": failure.guard, "step": failure.step}
+
+
+def _times(submitted_ns: int, started_ns: int, ended_ns: int) -> dict[str, Any]:
+    return {
+        "submitted_at": rfc3339(submitted_ns) if submitted_ns else None,
+        "started_at": rfc3339(started_ns) if started_ns else None,
+        "ended_at": rfc3339(ended_ns) if ended_ns else None,
+        "duration_ms": (ended_ns - submitted_ns) / 1e6 if ended_ns else None,
+    }

@@ -1,0 +1,46 @@
+"""Those who follow single runs: told after each commit that touches theirs. Costs nothing while nobody follows."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from knhk.engine.committer import Batch
+
+_HEARTBEAT_S: Final = 15.0
+
+
+class Watchers:
+    """Events by workflow id."""
+
+    def __init__(self) -> None:
+        self._watched: dict[int, set[asyncio.Event]] = {}
+        self._closed = False
+
+    @contextmanager
+    def watch(self, workflow_id: int) -> Iterator[asyncio.Event]:
+        """An event that is set whenever receipts of the run have been committed."""
+        changed = asyncio.Event()
+        self._watched.setdefault(workflow_id, set()).add(changed)
+        try:
+            yield changed
+        finally:
+            others = self._watched[workflow_id]
+            others.discard(changed)
+            if not others:
+                del self._watched[workflow_id]
+
+    async def wait(self, changed: asyncio.Event) -> bool:
+        """Wait for news; False if there were none for a while."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_HEARTBEAT_S):
+                await changed.wait()
+                return True
+        return False
+
+    def notify(self, batch: Batch) -> None:
+        """A batch is durable."""
+        if self._watched:
+            for piece in batch.pieces:
+                for changed in self._watched.get(piece.live.run.workflow_id, ()):
+                    changed.set()

@@ -1,0 +1,1 @@
+"""The process's surroundings: its clock and its ids."""

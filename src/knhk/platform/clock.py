@@ -1,0 +1,38 @@
+"""The clock of a running process: wall time that never runs backwards.
+
+Unix time is read once, at start, and carried on by the monotonic clock. Somebody who sets the machine's clock, or NTP that
+steps it, therefore neither fires timers early nor makes receipts go back in time; `drift_s` tells how far the machine's
+clock has moved away since. The next start takes the machine's clock again, but never goes behind the journal.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+
+class SystemClock:
+    """Implements ports.environment.Clock on the event loop of the caller."""
+
+    def __init__(self) -> None:
+        self._monotonic = time.monotonic_ns()
+        self._wall = time.time_ns()
+
+    def not_before(self, at_ns: int) -> None:
+        """Never tell a time before this one: that of the journal's newest block."""
+        behind = at_ns - self.now_ns()
+        if behind > 0:
+            self._wall += behind
+
+    def now_ns(self) -> int:
+        return self._wall + time.monotonic_ns() - self._monotonic
+
+    @property
+    def drift_s(self) -> float:
+        """Seconds by which the machine's clock is ahead of this one (negative: behind)."""
+        return (time.time_ns() - self.now_ns()) / 1e9
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(seconds, callback)
