@@ -1,0 +1,108 @@
+"""Sections that are read and checked, so that one file serves every version, but that this version does not act on.
+
+`absent.py` says so to the operator who sets them. When a part is built, its section moves to `sections.py`.
+"""
+
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+
+from knhk.config.values import Duration, Location, Section
+from knhk.domain.units import MINUTE
+
+AuditEvent = Literal["workflow_submit", "workflow_delete", "config_change", "user_login", "api_access"]
+
+
+class AlertChannel(Section):
+    """One receiver of alerts: what is needed depends on its type."""
+
+    type: Literal["pagerduty", "slack", "email"]
+    service_key: SecretStr | None = None
+    webhook_url: SecretStr | None = None
+    addresses: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _complete(self) -> "AlertChannel":
+        key = {"pagerduty": "service_key", "slack": "webhook_url", "email": "addresses"}[self.type]
+        if not getattr(self, key):
+            raise ValueError(f"a channel of type {self.type} needs {key}")
+        return self
+
+
+class Monitoring(Section):
+    """The service level and who hears when it is missed."""
+
+    sla_target: float = Field(default=99.99, gt=0, le=100, description="Availability to hold, in percent.")
+    alert_channels: tuple[AlertChannel, ...] = Field(
+        default=(),
+        description="Receivers of alerts: `type: pagerduty` with `service_key`, `type: slack` with `webhook_url`, "
+        "or `type: email` with `addresses`.",
+    )
+
+
+class Scaling(Section):
+    """How many replicas run."""
+
+    min_replicas: int = Field(default=1, ge=1, description="Fewest replicas.")
+    max_replicas: int = Field(default=100, ge=1, description="Most replicas.")
+    target_cpu: int = Field(default=70, ge=1, le=100, description="CPU load to aim at, in percent.")
+    target_memory: int = Field(default=70, ge=1, le=100, description="Memory use to aim at, in percent.")
+    scale_up_cooldown_ns: Duration = Field(default=5 * MINUTE, ge=0, description="Shortest time between two increases.")
+    scale_down_cooldown_ns: Duration = Field(
+        default=10 * MINUTE, ge=0, description="Shortest time between two decreases."
+    )
+
+
+class Learning(Section):
+    """Tuning from what has run."""
+
+    enable_auto_optimization: bool = Field(default=False, description="Apply what was learned without being asked.")
+    pattern_window_size: int = Field(default=1000, ge=1, description="Workflows that are looked at together.")
+    confidence_threshold: float = Field(
+        default=0.8, ge=0, le=1, description="Confidence from which a finding is applied, from 0 to 1."
+    )
+
+
+class CostTracking(Section):
+    """What workflows cost."""
+
+    pricing_model: str = Field(default="aws", min_length=1, description="Price list to count with.")
+    budget_limit: float = Field(default=0.0, ge=0, description="Budget a month; 0 sets none.")
+    alert_threshold: float = Field(
+        default=0.75, ge=0, le=1, description="Share of the budget from which an alert is sent."
+    )
+
+
+class Auth(Section):
+    """Who may use the API."""
+
+    provider: Literal["none", "oauth2"] = Field(default="none", description="How callers prove who they are.")
+    issuer: str = Field(default="", description="URL of the OAuth2 issuer.")
+    client_id: str = Field(default="", description="This server's name at the issuer.")
+    client_secret: SecretStr = Field(default=SecretStr(""), description="This server's secret at the issuer.")
+    redirect_url: str = Field(default="", description="URL to which the issuer sends users back.")
+
+
+class Audit(Section):
+    """The log of who did what."""
+
+    enabled: bool = Field(default=False, description="Write the audit log.")
+    log_path: Location | None = Field(default=None, description="File of the audit log.")
+    events: tuple[AuditEvent, ...] = Field(
+        default=("workflow_submit", "workflow_delete", "config_change", "user_login", "api_access"),
+        description="Events that are written.",
+    )
+
+
+class Tls(Section):
+    """Encryption of connections."""
+
+    enabled: bool = Field(default=False, description="Serve HTTPS instead of HTTP.")
+    cert: Location | None = Field(default=None, description="File of the certificate, PEM.")
+    key: Location | None = Field(default=None, description="File of the certificate's private key, PEM.")
+
+
+class Cluster(Section):
+    """Several nodes as one."""
+
+    mode: bool = Field(default=False, description="Run as one node of a cluster.")

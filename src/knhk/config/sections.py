@@ -1,0 +1,171 @@
+"""The sections that this version acts on: platform, persistence, observability, recovery, api and actions.
+
+Single keys in them are still without effect; `absent.py` lists them.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from knhk.config.values import CaseBlind, Duration, Location, Port, Section, Size
+from knhk.domain.units import MB, MINUTE, SECOND
+
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+
+
+def node_name() -> str:
+    """The host's name, which Kubernetes makes the pod's name."""
+    return os.uname().nodename
+
+
+def data_path(environ: Mapping[str, str]) -> Path:
+    """Where data go unless the configuration says otherwise: the user's data directory (XDG Base Directory 0.8)."""
+    given = environ.get("XDG_DATA_HOME", "")
+    if given.startswith("/"):  # the standard has relative values ignored
+        return Path(given) / "knhk" / "data"
+    home = environ.get("HOME", "")
+    return (Path(home) if home else Path.home()) / ".local" / "share" / "knhk" / "data"
+
+
+def _default_data_path() -> Path:
+    return data_path(os.environ)
+
+
+def _keys_beside_data(given: dict[str, Any]) -> Path:
+    path: Path = given["path"]
+    return path.parent / "keys"
+
+
+class Platform(Section):
+    """Limits and times of the whole server."""
+
+    node_id: str = Field(
+        default_factory=node_name,
+        min_length=1,
+        description="This node's name in receipts, logs and the cluster.",
+        json_schema_extra={"default": "the host's name"},
+    )
+    log_level: Annotated[LogLevel, CaseBlind] = Field(
+        default="info", description="The least severe messages that are logged."
+    )
+    max_concurrent_workflows: int = Field(
+        default=10_000, ge=1, description="Workflows that run at the same time; further ones wait in the queue."
+    )
+    max_queued_workflows: int = Field(
+        default=10_000, ge=0, description="Workflows that wait for a slot; beyond that a submit is answered with 429."
+    )
+    max_concurrent_steps: int = Field(
+        default=1_000, ge=1, description="Steps that run at the same time, over all workflows."
+    )
+    workflow_timeout_ns: Duration = Field(
+        default=300 * SECOND, gt=0, description="Time limit of a workflow whose descriptor sets none."
+    )
+    tick_ns: Duration = Field(
+        default=12_500_000, gt=0, description="Length of a tick: covenant Chatman allows a workflow 8 of them."
+    )
+    shutdown_grace_ns: Duration = Field(
+        default=30 * SECOND, ge=0, description="How long a shutdown waits for running steps before it stops them."
+    )
+    enable_auto_scaling: bool = Field(default=False, description="Let the platform decide how many replicas run.")
+    enable_learning: bool = Field(default=False, description="Let the platform tune itself from what it has run.")
+    enable_cost_tracking: bool = Field(default=False, description="Count what each workflow costs.")
+
+
+class RocksDbOptions(Section):
+    """Options of the embedded store; the keys of `rocksdb.yaml`."""
+
+    write_buffer_size_bytes: Size = Field(
+        default=64 * MB, gt=0, description="Memory of one write buffer before it is flushed to a file."
+    )
+    max_write_buffer_number: int = Field(default=3, ge=2, description="Write buffers that may exist at once.")
+    target_file_size_base_bytes: Size = Field(default=64 * MB, gt=0, description="Size of a file of the first level.")
+    max_background_jobs: int = Field(
+        default=2, ge=1, le=1024, description="Threads for flushes and compactions; 8 suits a server of 8 cores."
+    )
+    compression: Literal["none", "snappy", "lz4", "zstd"] = Field(
+        default="lz4", description="Compression of the store's files."
+    )
+    block_cache_size_bytes: Size = Field(
+        default=256 * MB, ge=0, description="Memory for blocks read from files; 1GB suits a server."
+    )
+    bloom_filter_bits: int = Field(
+        default=10, ge=0, le=64, description="Bits a key in the Bloom filters; 0 turns them off, 10 errs in 1 percent."
+    )
+
+
+class Persistence(Section):
+    """Where data are kept, and how."""
+
+    path: Location = Field(
+        default_factory=_default_data_path,
+        description="The data directory.",
+        json_schema_extra={"default": "$XDG_DATA_HOME/knhk/data, or ~/.local/share/knhk/data"},
+    )
+    key_path: Location = Field(
+        default_factory=_keys_beside_data,
+        description="The directory of the keys that sign receipts. Keep it out of backups of the data.",
+        json_schema_extra={"default": "the directory `keys` beside `persistence.path`"},
+    )
+    compression: bool = Field(default=True, description="Compress stored inputs and outputs.")
+    encryption: bool = Field(default=False, description="Encrypt stored inputs and outputs; `true` is refused for now.")
+    retention_days: int = Field(default=90, ge=1, description="Days for which finished workflows are kept.")
+    min_free_bytes: Size = Field(
+        default=64 * MB, ge=0, description="Free disk space below which no new workflow is taken."
+    )
+    max_payload_bytes: Size = Field(default=4 * MB, gt=0, description="Largest single input or output that is stored.")
+    rocksdb: RocksDbOptions = Field(
+        default_factory=RocksDbOptions,
+        description="The path of a `rocksdb.yaml`, relative to this file, or its options themselves.",
+    )
+
+
+class Observability(Section):
+    """Metrics and traces."""
+
+    endpoint: str = Field(default="", description="URL of the OpenTelemetry collector; empty sends nothing.")
+    sampling_rate: float = Field(default=1.0, ge=0, le=1, description="Share of workflows that are traced.")
+    export_interval_ns: Duration = Field(default=10 * SECOND, gt=0, description="Time between exports of telemetry.")
+    metrics_host: str = Field(
+        default="127.0.0.1", min_length=1, description="Address on which health, metrics and operations are served."
+    )
+    metrics_port: Port = Field(
+        default=9090, description="Port on which health, metrics and operations are served; 0 takes any free one."
+    )
+
+
+class Recovery(Section):
+    """Snapshots and checkpoints."""
+
+    snapshot_interval_ns: Duration = Field(default=5 * MINUTE, gt=0, description="Time between automatic snapshots.")
+    max_snapshots: int = Field(default=10, ge=1, description="Snapshots that are kept.")
+    checkpoint_path: Location = Field(
+        default_factory=lambda: _default_data_path().parent / "checkpoints",
+        description="The directory of the checkpoints made by POST /checkpoint.",
+        json_schema_extra={"default": "the directory `checkpoints` beside `persistence.path`"},
+    )
+
+
+class Api(Section):
+    """The HTTP API."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address on which the API is served.")
+    port: Port = Field(default=8080, description="Port on which the API is served; 0 takes any free one.")
+    max_body_bytes: Size = Field(default=4 * MB, gt=0, description="Largest request body; a larger one gets 413.")
+    max_steps: int = Field(default=100_000, ge=1, description="Most steps that a descriptor may have.")
+
+
+class Actions(Section):
+    """What steps may do."""
+
+    modules: tuple[str, ...] = Field(default=(), description="Python modules to import, which register your actions.")
+    threads: int = Field(default=32, ge=1, le=1024, description="Threads for actions that block.")
+    http_timeout_ns: Duration = Field(
+        default=30 * SECOND, gt=0, description="Time limit of one HTTP request of an action that sets none."
+    )
+    http_connections: int = Field(default=100, ge=1, description="HTTP connections that all actions share.")
+    http_max_response_bytes: Size = Field(
+        default=4 * MB, gt=0, description="Largest HTTP response that an action reads."
+    )
