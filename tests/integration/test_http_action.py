@@ -3,7 +3,7 @@
 import asyncio
 import gzip
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from email.utils import formatdate
 from typing import Any
 
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from knhk.actions.http import MAX_RETRY_AFTER_NS, SHARED, HttpParams, _matcher, retry_after_ns, run
 from knhk.actions.http_response import Secrets
 from knhk.actions.registry import Failed, Invocation, Outcome, Registry, RetryLater, Succeeded
+from knhk.config import Actions
 from knhk.domain.expressions import Scope
 
 NOW = 1_700_000_000_000_000_000
@@ -239,7 +240,7 @@ async def test_a_slow_peer(peer: Peer) -> None:
 
     peer.handler = silent
     outcome = later(await call(peer.url, timeout="50ms"), "KNHK-HTTP-TIMEOUT")
-    assert "50ms" in outcome.message
+    assert "0.05 s" in outcome.message
 
 
 async def test_a_peer_that_drips_cannot_pass_the_timeout(peer: Peer) -> None:
@@ -384,7 +385,7 @@ async def test_cancelling_closes_the_connection(peer: Peer) -> None:
             gone.set()
 
     peer.handler = hang
-    task = asyncio.create_task(call(peer.url, max_response="1GB"))
+    task = asyncio.create_task(call(peer.url, max_response="4MB"))
     await reached.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -449,4 +450,25 @@ def test_no_secret_is_left_in_a_text(values: list[str], text: str) -> None:
 
 def test_the_defaults() -> None:
     params = HttpParams(url="http://h/")
-    assert (params.method, params.timeout, params.max_response, params.follow_redirects) == ("GET", "30s", "1MB", False)
+    assert (params.method, params.expected_status, params.follow_redirects) == ("GET", "2xx", False)
+
+
+@pytest.fixture
+def _tight() -> Iterator[None]:
+    before = SHARED.settings
+    SHARED.configure(Actions(http_timeout_ns=50_000_000, http_max_response_bytes=100, http_connections=1))
+    yield
+    SHARED.configure(before)
+
+
+@pytest.mark.usefixtures("_tight")
+async def test_the_limits_of_the_configuration(peer: Peer) -> None:
+    peer.says(answer(body=b"x" * 101))
+    failed(await call(peer.url), "KNHK-HTTP-TOO-LARGE")
+    assert "100B" in failed(await call(peer.url, max_response="101B"), "KNHK-ACTION-PARAMS").message
+
+    async def silent(request: Request, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(5)
+
+    peer.handler = silent
+    later(await call(peer.url), "KNHK-HTTP-TIMEOUT")

@@ -19,8 +19,9 @@ from knhk.actions.http_response import MAX_EXCERPT_BYTES, BodyTooLarge, BodyUnre
 from knhk.actions.parameters import parse, wrong
 from knhk.actions.registry import Action, Failed, Invocation, Outcome, RetryLater, Succeeded
 from knhk.actions.schema import schema_of
+from knhk.config import Actions
 from knhk.domain.plan import ActionTraits
-from knhk.domain.units import SECOND, parse_duration_ns, parse_size_bytes
+from knhk.domain.units import SECOND, format_size, parse_duration_ns, parse_size_bytes
 
 NAME: Final = "http"
 TIMEOUT_CODE: Final = "KNHK-HTTP-TIMEOUT"
@@ -43,7 +44,10 @@ StatusPattern = Annotated[int, msgspec.Meta(ge=100, le=599)] | Annotated[str, ms
 
 
 class HttpParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The request, which statuses are a success, and what the answer may cost in time and memory."""
+    """The request, which statuses are a success, and what the answer may cost in time and memory.
+
+    Without `timeout` and `max_response` the configuration's limits hold; `max_response` cannot exceed its limit.
+    """
 
     url: str
     method: str = "GET"
@@ -51,9 +55,9 @@ class HttpParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     query: dict[str, Scalar | list[Scalar]] = {}
     json: Any = msgspec.UNSET
     body: str | None = None
-    timeout: str = "30s"
+    timeout: str | None = None
     expected_status: StatusPattern | list[StatusPattern] = "2xx"
-    max_response: str = "1MB"
+    max_response: str | None = None
     follow_redirects: bool = False
 
 
@@ -73,14 +77,19 @@ class SharedClient:
     """The connections of this process: opened when first used, and anew when the event loop is another one."""
 
     def __init__(self) -> None:
+        self.settings = Actions()
         self._client: httpx.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def configure(self, settings: Actions) -> None:
+        """Take the limits from the configuration; to be called before the first request."""
+        self.settings = settings
 
     def get(self) -> httpx.AsyncClient:
         """The client of the running loop."""
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
-            self._client, self._loop = _new_client(), loop
+            self._client, self._loop = _new_client(self.settings.http_connections), loop
         return self._client
 
     async def aclose(self) -> None:
@@ -91,10 +100,10 @@ class SharedClient:
             await client.aclose()
 
 
-def _new_client() -> httpx.AsyncClient:
+def _new_client(connections: int) -> httpx.AsyncClient:
     # A jar that takes no cookies: what one workflow is given must not be sent by another.
     no_cookies = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-    limits = httpx.Limits(max_connections=512, max_keepalive_connections=64, keepalive_expiry=15.0)
+    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=15.0)
     headers = {"user-agent": "knhk", "accept-encoding": "gzip, deflate"}
     return httpx.AsyncClient(limits=limits, headers=headers, cookies=no_cookies)
 
@@ -116,7 +125,7 @@ async def run(invocation: Invocation) -> Outcome:
         async with asyncio.timeout(call.timeout_s):
             return await _exchange(client, call, invocation.now_ns)
     except (TimeoutError, httpx.TimeoutException):
-        return RetryLater(TIMEOUT_CODE, f"{call.where}: no complete answer within {params.timeout}")
+        return RetryLater(TIMEOUT_CODE, f"{call.where}: no complete answer within {call.timeout_s:g} s")
     except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.TooManyRedirects) as error:
         # Their text may quote the header at fault, which may be secret; the kind says enough.
         return Failed(REQUEST_CODE, f"{call.where}: {type(error).__name__}")
@@ -186,9 +195,7 @@ def prepare(client: httpx.AsyncClient, params: HttpParams, invocation: Invocatio
         raise ValueError("`method` is not an HTTP method")
     if params.json is not msgspec.UNSET and params.body is not None:
         raise ValueError("give `json` or `body`, not both")
-    timeout_ns = parse_duration_ns(params.timeout)
-    if timeout_ns == 0:
-        raise ValueError("`timeout` must be longer than 0s")
+    timeout_ns, max_bytes = _limits(params, SHARED.settings)
     request = client.build_request(
         method,
         url.copy_merge_params(params.query) if params.query else url,
@@ -202,9 +209,21 @@ def prepare(client: httpx.AsyncClient, params: HttpParams, invocation: Invocatio
         secrets=Secrets.of(params.headers, url),
         expected=_matcher(params.expected_status),
         timeout_s=timeout_ns / SECOND,
-        max_bytes=parse_size_bytes(params.max_response),
+        max_bytes=max_bytes,
         follow_redirects=params.follow_redirects,
     )
+
+
+def _limits(params: HttpParams, settings: Actions) -> tuple[int, int]:
+    """The time in nanoseconds and the size in bytes that the answer may take."""
+    timeout_ns = settings.http_timeout_ns if params.timeout is None else parse_duration_ns(params.timeout)
+    if timeout_ns == 0:
+        raise ValueError("`timeout` must be longer than 0s")
+    ceiling = settings.http_max_response_bytes
+    max_bytes = ceiling if params.max_response is None else parse_size_bytes(params.max_response)
+    if max_bytes > ceiling:
+        raise ValueError(f"`max_response` is more than `actions.http_max_response` allows: {format_size(ceiling)}")
+    return timeout_ns, max_bytes
 
 
 def _url(text: str) -> httpx.URL:

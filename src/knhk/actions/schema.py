@@ -29,7 +29,8 @@ def schema_of(kind: Any) -> dict[str, Any] | None:
         if not is_pydantic(custom):
             raise TypeError(_NO_JSON.format(custom.__qualname__))
         prefix = custom.__name__
-        schema: dict[str, Any] = custom.model_json_schema(ref_template=f"{_DEFINITIONS}{prefix}.{{model}}")
+        model: Any = custom
+        schema: dict[str, Any] = model.model_json_schema(ref_template=f"{_DEFINITIONS}{prefix}.{{model}}")
         foreign.update({f"{prefix}.{name}": part for name, part in schema.pop("$defs", {}).items()})
         return schema
 

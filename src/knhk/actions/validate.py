@@ -38,12 +38,13 @@ class ValidateParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def run(invocation: Invocation) -> Outcome:
-    """Checks the schema, then the rules in their order; the first that is violated fails the step."""
+    """Checks the schema, then the rules in their order; the first that is violated fails the step.
+
+    Without either there is nothing to violate: the step succeeds, and says that it checked nothing.
+    """
     params = parse(invocation, NAME, ValidateParams)
     if isinstance(params, Failed):
         return params
-    if params.schema is None and not params.rules:
-        return wrong(NAME, "give `schema`, `rules` or both")
     data = dict(invocation.dependencies) if params.data is msgspec.UNSET else params.data
     failure = None if params.schema is None else _check_schema(params.schema, data)
     if failure is None and params.rules:
@@ -58,16 +59,16 @@ def _check_schema(schema: dict[str, Any] | bool, data: Any) -> Failed | None:
         validator = _validator(msgspec.json.encode(schema, order="deterministic"))
     except ValueError as error:
         return wrong(NAME, f"`schema` is not a usable JSON Schema: {_first_line(error)}")
-    errors: list[str] = []
-    for error in validator.iter_errors(data):
-        if len(errors) == MAX_ERRORS:
-            errors.append("and more")
+    faults: list[str] = []
+    for fault in validator.iter_errors(data):
+        if len(faults) == MAX_ERRORS:
+            faults.append("and more")
             break
-        place = "/".join(str(part) for part in error.instance_path)
-        errors.append(f"/{place}: {_short(error.message)}")
-    if not errors:
+        place = "/".join(str(part) for part in fault.instance_path)
+        faults.append(f"/{place}: {_short(fault.message)}")
+    if not faults:
         return None
-    return Failed(INVALID_CODE, f"the data do not match the schema: {'; '.join(errors)}", guard="schema")
+    return Failed(INVALID_CODE, f"the data do not match the schema: {'; '.join(faults)}", guard="schema")
 
 
 def _check_rules(rules: list[str | Rule], data: Any, scope: Scope) -> Failed | None:
