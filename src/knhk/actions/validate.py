@@ -10,7 +10,7 @@ from knhk.actions.parameters import parse, wrong
 from knhk.actions.registry import Action, Failed, Invocation, Outcome, Succeeded
 from knhk.actions.schema import schema_of
 from knhk.domain.errors import InvalidInput
-from knhk.domain.expressions import Condition, Scope, compile_condition
+from knhk.domain.expressions import Scope, compile_condition
 from knhk.domain.plan import ActionTraits
 
 NAME: Final = "validate"
@@ -76,7 +76,7 @@ def _check_rules(rules: list[str | Rule], data: Any, scope: Scope) -> Failed | N
     for entry in rules:
         rule = Rule(name=entry, rule=entry) if isinstance(entry, str) else entry
         try:
-            condition = _condition(rule.rule)
+            condition = compile_condition(rule.rule)  # which keeps what it has compiled
         except InvalidInput as error:
             return wrong(NAME, f"rule {rule.name!r}: {error.message}")
         try:
@@ -101,11 +101,6 @@ def _validator(schema: bytes) -> jsonschema_rs.Validator:
     return jsonschema_rs.validator_for(
         msgspec.json.decode(schema), validate_formats=True, offline=True, pattern_options=_PATTERNS
     )
-
-
-@lru_cache(maxsize=1024)
-def _condition(source: str) -> Condition:
-    return compile_condition(source)
 
 
 def _excerpt(data: Any) -> str:
