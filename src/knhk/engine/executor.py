@@ -103,8 +103,9 @@ class Executor:
 
     def _prepare(self, attempt: Attempt) -> Invocation | Outcome:
         live, step = attempt.live, attempt.step
+        scope = live.scope
         try:
-            params = step.params.evaluate(live.scope) if step.params.dynamic else step.params.value
+            params = step.params.evaluate(scope)
         except InvalidInput as error:
             return Failed("KNHK-STEP-PARAMS", _short(error.message))
         schema = step.traits.params_schema
@@ -124,7 +125,7 @@ class Executor:
             idempotency_key=f"{workflow_id}/{step.name}",
             params=params,
             dependencies={name_of[one].name: outputs.get(name_of[one].name) for one in step.depends_on},
-            scope=live.scope,
+            scope=scope,
             now_ns=attempt.started_at_ns,
             traceparent=run.submitted.traceparent if run.submitted is not None else "",
         )
