@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.builders import CommitBuilder, altered, workflow_id
-from tests.contract.backends import MemoryBackend, RocksDbBackend
 
 from knhk.domain.errors import Fenced
 from knhk.ports.append import Claim, Commit, Payload
+from tests.builders import CommitBuilder, altered, workflow_id
+from tests.contract.backends import MemoryBackend, RocksDbBackend
 
 STEPS = 120
 RUNS = [workflow_id(number, partition) for partition in (0, 3) for number in range(12)]

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.builders import CommitBuilder, altered, workflow_id
-from tests.contract.backends import Backend
 
 from knhk.domain.errors import Conflict, Fenced, StorageUnavailable
 from knhk.domain.receipt import NO_HASH
 from knhk.ports.append import Claim, Payload
 from knhk.ports.environment import PublicKey
+from tests.builders import CommitBuilder, altered, workflow_id
+from tests.contract.backends import Backend
 
 A, B, C = (workflow_id(number) for number in (1, 2, 3))
 OTHER = workflow_id(1, partition=7)

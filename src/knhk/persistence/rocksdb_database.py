@@ -195,6 +195,10 @@ class Database:
         database, self._rdict = self._rdict, None
         if database is None:
             return
+        if self._log_directory is None:
+            with contextlib.suppress(Exception):  # closing flushes too, but holds the interpreter's lock meanwhile
+                for family in self._families.values():
+                    family.flush()
         # RocksDB keeps its lock on the directory for as long as one of these objects lives.
         self.handles.clear()
         for family in self._families.values():

@@ -83,8 +83,7 @@ def open_database(
             return _create(path, options, counters), {}
         if read_only:
             return _open_beside_a_writer(path, options, counters)
-        if log_bytes(path):
-            _checked(path, options, counters, read_only=True)[0].close()
+        _checked(path, options, counters, read_only=True)[0].close()
         return _checked(path, options, counters, read_only=False)
     except OSError as error:
         raise translated(error, path, "opening", opening=True) from error
