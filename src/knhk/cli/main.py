@@ -1,0 +1,71 @@
+"""The command `knhk`: puts the commands together and turns errors into messages and exit codes."""
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from knhk.cli import exit_codes, receipts, run, server, verify, workflow
+from knhk.cli.options import ConfigOption
+from knhk.cli.output import print_error
+from knhk.domain.errors import KnhkError
+
+
+class Root(TyperGroup):
+    """The outermost group: whatever command raises a KnhkError, its message and exit code are made here."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KnhkError as error:
+            print_error(error)
+            raise typer.Exit(exit_codes.of(error)) from error
+        except BrokenPipeError:
+            _leave_quietly()
+            raise typer.Exit(exit_codes.OK) from None
+
+
+app = typer.Typer(
+    name="knhk",
+    cls=Root,
+    help="Durable workflow orchestration: every step survives a crash and can be proved afterwards.",
+    epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exit_codes.MEANINGS.items()) + ".",
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # Rich takes longer to import than all the rest of `knhk --help`
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+@app.callback()
+def root(context: typer.Context, config: ConfigOption = None) -> None:
+    """Durable workflow orchestration: every step survives a crash and can be proved afterwards.
+
+    Without a command, the server is started.
+    """
+    if context.invoked_subcommand is None:
+        server.start(config)
+
+
+app.command("serve")(server.serve)
+app.command("run")(run.run)
+app.command("init")(server.init)
+app.add_typer(workflow.app)
+app.add_typer(receipts.app)
+app.command("verify")(verify.verify)
+app.add_typer(server.config_app)
+app.command("schema")(server.schema)
+app.command("version")(server.version)
+
+
+def main() -> None:
+    """The entry point of the script `knhk` and of `python -m knhk`."""
+    app(prog_name="knhk")
+
+
+def _leave_quietly() -> None:
+    """Whoever read our output has gone, as `head` does; the interpreter must not complain about it at its end."""
+    import os
+    import sys
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,227 @@
+"""`knhk receipts`: show, verify and prove what happened. Reads the data directory; no server is needed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from knhk.cli import exit_codes
+from knhk.cli.files import read_bytes, read_public_key, write_bytes
+from knhk.cli.options import ConfigOption, DataOption, IdArgument, OutputOption, PublicKeyOption, load_config
+from knhk.cli.output import Output, emit, note, print_fields, print_table
+from knhk.cli.store import reading, trust_of
+from knhk.cli.verdict import print_report, progress_bar
+from knhk.domain.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from knhk.persistence.proofs import Proof, Proven
+    from knhk.persistence.rocksdb import RocksDbStore
+    from knhk.persistence.verification import Report
+    from knhk.ports.environment import PublicKey
+
+app = typer.Typer(
+    name="receipts",
+    help="Show, verify and prove what happened. No server is needed.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+def data_directory(context: typer.Context, data: Path | None, config: Path | None) -> Path:
+    """--data, or else the configuration's `persistence.path`."""
+    return data if data is not None else load_config(config, context=context).config.persistence.path
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    workflow_id: Annotated[str | None, typer.Argument(metavar="ID", help="Workflow id.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Verify all workflows and all blocks.")] = False,
+    public_key: PublicKeyOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Recompute hashes, chains, payload digests, Merkle roots and signatures. Exits 1 if anything is wrong."""
+    from knhk.domain.identifier import parse
+    from knhk.persistence.journal_check import verify_all, verify_workflow
+
+    if everything == (workflow_id is not None):
+        raise InvalidInput("name one workflow, or give --all", hint="See `knhk receipts verify --help`.")
+
+    number = None if workflow_id is None else parse(workflow_id)
+
+    async def read(store: "RocksDbStore") -> "Report":
+        trust = await trust_of(store, public_key)
+        if number is not None:
+            return await verify_workflow(store, number, trust)
+        with progress_bar() as progress:
+            return await verify_all(store, store.scanner(), trust, progress)
+
+    report = reading(data_directory(context, data, config), read)
+    subject = {} if number is None else {"workflow_id": workflow_id}
+    emit({**subject, **report.to_dict()}, output, lambda: print_report(report, workflow_id or "the journal"))
+    if not report.valid:
+        raise typer.Exit(exit_codes.FAILED)
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    workflow_id: IdArgument,
+    from_seq: Annotated[int, typer.Option("--from-seq", min=0, help="The first receipt to show.")] = 0,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """The receipts of a workflow."""
+    from knhk.domain.errors import WorkflowNotFound
+    from knhk.domain.identifier import parse
+    from knhk.domain.times import rfc3339
+    from knhk.engine.loader import decode_receipts
+
+    number = parse(workflow_id)
+
+    async def read(store: "RocksDbStore") -> list[dict[str, Any]]:
+        found = await store.receipts(number, from_seq)
+        if not found and not (from_seq and await store.receipts(number)):
+            raise WorkflowNotFound(f"there is no workflow {workflow_id}")
+        return decode_receipts(found, number)
+
+    rows = reading(data_directory(context, data, config), read)
+
+    def table() -> None:
+        columns = ("seq", "at", "kind", "step", "attempt", "actor", "detail", "hash")
+        cells = [
+            (
+                row["seq"],
+                rfc3339(row["at_ns"]),
+                row["kind"],
+                row["step"],
+                row["attempt"] or None,
+                row["actor"],
+                row["detail"] or None,
+                row["hash"][:16],
+            )
+            for row in rows
+        ]
+        print_table(columns, cells, folds=("step", "detail"))
+
+    emit({"workflow_id": workflow_id, "receipts": rows}, output, table)
+
+
+@app.command()
+def prove(
+    context: typer.Context,
+    workflow_id: IdArgument,
+    seq: Annotated[int, typer.Option("--seq", min=0, help="Which receipt.")],
+    output_file: Annotated[
+        Path | None, typer.Option("--output-file", "-f", help="Where to write the proof, instead of stdout.")
+    ] = None,
+    public_key: PublicKeyOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Write a proof, in JSON, that a receipt is in the journal. The public key alone is needed to check it."""
+    import msgspec
+
+    from knhk.domain.identifier import parse
+    from knhk.persistence.proofs import prove as make
+
+    number = parse(workflow_id)
+
+    async def read(store: "RocksDbStore") -> "Proof":
+        return await make(store, number, seq, await trust_of(store, public_key))
+
+    proof = reading(data_directory(context, data, config), read)
+    raw = msgspec.json.format(msgspec.json.encode(proof), indent=2) + b"\n"
+    if output_file is None:
+        typer.echo(raw.decode(), nl=False)
+    else:
+        write_bytes(output_file, raw)
+        note(f"The proof of receipt {seq} of {workflow_id} is in {output_file}.")
+
+
+@app.command("check-proof")
+def check_proof(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The proof; - for stdin.")],
+    public_key: Annotated[
+        list[Path], typer.Option("--public-key", metavar="PEM", help="The key that must have signed. Repeatable.")
+    ],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Check a proof with nothing but the public key. Exits 1 if it does not hold."""
+    from knhk.persistence import proofs
+    from knhk.persistence.verification import Trust
+    from knhk.security.signing import verify as check
+
+    trust = Trust.of([read_public_key(path) for path in public_key], check)
+    proven = proofs.check_proof(proofs.decode_proof(read_bytes(file)), trust)
+    shown = _proven(proven)
+    emit(shown, output, lambda: print_fields(shown.items()))
+    if proven.objection:
+        raise typer.Exit(exit_codes.FAILED)
+
+
+def _proven(proven: "Proven") -> dict[str, Any]:
+    from knhk.domain.times import rfc3339
+    from knhk.engine.loader import decode_receipts
+
+    receipt, block = proven.receipt, proven.block
+    shown: dict[str, Any] = {"valid": not proven.objection}
+    if proven.objection:
+        return {**shown, "objection": proven.objection}
+    return {
+        **shown,
+        **decode_receipts([proven.sealed], receipt.workflow_id)[0],
+        "at": rfc3339(receipt.at_ns),
+        "partition": block.partition,
+        "block_height": block.height,
+        "block_at": rfc3339(block.at_ns),
+        "node_id": block.node_id,
+        "key_id": block.key_id,
+    }
+
+
+@app.command()
+def keys(
+    context: typer.Context,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="DIR", help="Write each key to DIR/<key id>.pem.")
+    ] = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """The public keys that signed the journal's blocks, oldest first."""
+    from knhk.domain.times import rfc3339
+    from knhk.security.signing import public_pem
+
+    async def read(store: "RocksDbStore") -> "list[PublicKey]":
+        return await store.keys()
+
+    rows = [
+        {
+            "key_id": key.key_id,
+            "created_at": rfc3339(key.created_at_ns),
+            "retired_at": rfc3339(key.retired_at_ns) if key.retired_at_ns else None,
+            "public_key": key.raw.hex(),
+            "pem": public_pem(key).decode(),
+        }
+        for key in reading(data_directory(context, data, config), read)
+    ]
+    if export is not None:
+        _export(rows, export)
+    columns = ("key_id", "created_at", "retired_at", "public_key")
+    emit({"keys": rows}, output, lambda: print_table(columns, [[row[name] for name in columns] for row in rows]))
+
+
+def _export(rows: list[dict[str, Any]], directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"{directory} cannot be made: {error.strerror}") from error
+    for row in rows:
+        path = directory / f"{row['key_id']}.pem"
+        write_bytes(path, row["pem"].encode())
+        note(f"Wrote {path}.")

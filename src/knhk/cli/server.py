@@ -1,0 +1,111 @@
+"""`knhk serve`, `init`, `config show`, `schema`, `version`: the server and what it is set up with."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from knhk.cli.options import ConfigOption, OutputOption, given_before, load_config
+from knhk.cli.output import Output, emit, note, print_fields, print_table
+
+config_app = typer.Typer(name="config", help="The configuration.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def start(config: Path | None) -> None:
+    """Serve until a signal comes; leaves with the server's exit code."""
+    loaded = load_config(config)
+    from knhk import bootstrap
+
+    raise typer.Exit(bootstrap.serve(loaded))
+
+
+def serve(context: typer.Context, config: ConfigOption = None) -> None:
+    """Start the server, as `knhk` without a command does."""
+    start(config or given_before(context))
+
+
+def init(
+    context: typer.Context,
+    config: ConfigOption = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Data directory; by default persistence.path.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Check the configuration, and make the data directory and the signing key if they are not there."""
+    import time
+
+    from knhk.config import absent_sections
+    from knhk.security.signing import KEY_FILE, Ed25519Signer
+
+    loaded = load_config(config, context=context, data=data)
+    for sentence in (*loaded.warnings, *absent_sections(loaded)):
+        note(f"Warning: {sentence}")
+    persistence = loaded.config.persistence
+    key_file = persistence.key_path / KEY_FILE
+    had_data, had_key = (persistence.path / "CURRENT").exists(), key_file.exists()
+    signer = Ed25519Signer.load_or_create(persistence.key_path, time.time_ns())
+    _make_store(loaded.config, exists=had_data)
+    shown = {
+        "config": str(loaded.path) if loaded.path else "defaults",
+        "data": str(persistence.path),
+        "data_created": not had_data,
+        "signing_key": str(key_file),
+        "signing_key_created": not had_key,
+        "key_id": signer.public_key.key_id,
+    }
+
+    def table() -> None:
+        print_fields(
+            [
+                ("configuration", f"{shown['config']}: good"),
+                ("data directory", f"{shown['data']}: {'was there' if had_data else 'made'}"),
+                ("signing key", f"{key_file}: {'was there' if had_key else 'made'}"),
+                ("key id", shown["key_id"]),
+            ]
+        )
+
+    emit(shown, output, table)
+
+
+def _make_store(settings: Any, *, exists: bool) -> None:
+    """Make the store, or look at the one that is there, which a server may be using."""
+    import asyncio
+
+    from knhk.bootstrap import open_store
+
+    asyncio.run(open_store(settings, read_only=exists).close())
+
+
+@config_app.command("show")
+def show(context: typer.Context, config: ConfigOption = None, output: OutputOption = Output.TABLE) -> None:
+    """The effective values and where each came from, secrets masked."""
+    from knhk.config import absent_sections, redacted
+
+    loaded = load_config(config, context=context)
+    rows = redacted(loaded)
+    for sentence in (*loaded.warnings, *absent_sections(loaded)):
+        note(f"Warning: {sentence}")
+    data = {
+        "file": str(loaded.path) if loaded.path else None,
+        "values": [{"key": row.key, "value": row.value, "source": row.source} for row in rows],
+    }
+    emit(data, output, lambda: print_table(("key", "value", "source"), rows, folds=("value", "source")))
+
+
+def schema(output: OutputOption = Output.JSON) -> None:
+    """The JSON Schema of workflow descriptors, for editors."""
+    import json
+
+    from knhk.domain.compile import published_schema
+
+    found = published_schema()
+    emit(found, output, lambda: typer.echo(json.dumps(found, indent=2)))
+
+
+def version(output: OutputOption = Output.TABLE) -> None:
+    """The versions of KNHK and Python."""
+    import platform
+
+    import knhk
+
+    shown = {"version": knhk.__version__, "python": platform.python_version()}
+    emit(shown, output, lambda: typer.echo(f"knhk {shown['version']} (Python {shown['python']})"))

@@ -1,0 +1,58 @@
+"""`knhk verify`: is a data directory what was written? Offline, in constant memory."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from knhk.cli import exit_codes
+from knhk.cli.options import ConfigOption, DataOption, OutputOption, PublicKeyOption
+from knhk.cli.output import Output, emit
+from knhk.cli.receipts import data_directory
+from knhk.cli.store import reading, trust_of
+from knhk.cli.verdict import print_report, progress_bar
+
+if TYPE_CHECKING:
+    from knhk.persistence.rocksdb import RocksDbStore
+    from knhk.persistence.verification import Report
+
+
+def verify(
+    context: typer.Context,
+    data: DataOption = None,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Also read every stored byte, and verify inputs, outputs and descriptors."),
+    ] = False,
+    public_key: PublicKeyOption = None,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Verify a data directory: all receipts, chains, blocks and signatures. Exits 1 if anything is wrong."""
+    path: Path = data_directory(context, data, config)
+
+    async def read(store: "RocksDbStore") -> "Report":
+        from knhk.domain.errors import Corrupt
+        from knhk.persistence.journal_check import verify_all
+
+        trust = await trust_of(store, public_key)
+        scanner = store.scanner()
+        damage = ""
+        with progress_bar() as progress:
+            if full:
+                progress("files", 0, 0)
+                try:
+                    entries = scanner.verify_files()
+                    progress("files", entries, entries)
+                except Corrupt as error:
+                    damage = error.message
+            report = await verify_all(store, scanner, trust, progress, payloads=full)
+        if damage:
+            report.note("corrupt", damage)
+        return report
+
+    report = reading(path, read)
+    shown = {"data": str(path), "full": full, **report.to_dict()}
+    emit(shown, output, lambda: print_report(report, str(path)))
+    if not report.valid:
+        raise typer.Exit(exit_codes.FAILED)
