@@ -24,11 +24,48 @@ _TYPE_NAMES: Final = frozenset(
     {"int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type", "timestamp", "duration"}
 )
 _FUNCTIONS: Final = frozenset(
-    """
-    size contains startsWith endsWith matches has string int uint double bytes type dyn duration timestamp
-    getFullYear getMonth getDate getDayOfMonth getDayOfWeek getDayOfYear getHours getMinutes getSeconds getMilliseconds
-    all exists exists_one existsOne map filter of none ofNonZeroValue hasValue value orValue or optMap optFlatMap
-    """.split()
+    {
+        "size",
+        "contains",
+        "startsWith",
+        "endsWith",
+        "matches",
+        "has",
+        "string",
+        "int",
+        "uint",
+        "double",
+        "bytes",
+        "type",
+        "dyn",
+        "duration",
+        "timestamp",
+        "getFullYear",
+        "getMonth",
+        "getDate",
+        "getDayOfMonth",
+        "getDayOfWeek",
+        "getDayOfYear",
+        "getHours",
+        "getMinutes",
+        "getSeconds",
+        "getMilliseconds",
+        "all",
+        "exists",
+        "exists_one",
+        "existsOne",
+        "map",
+        "filter",
+        "of",
+        "none",
+        "ofNonZeroValue",
+        "hasValue",
+        "value",
+        "orValue",
+        "or",
+        "optMap",
+        "optFlatMap",
+    }
 )
 _CALL: Final = re.compile(r"[A-Za-z_]\w*")
 _MAX_INT, _MIN_INT = 2**63 - 1, -(2**63)
@@ -45,15 +82,16 @@ class Readable(Protocol):
 
 
 class Program:
-    """A compiled expression. `steps` are the steps whose outputs it reads, `roots` the variables."""
+    """A compiled expression. `roots` are the variables that it reads, `steps` and `inputs` the keys of these."""
 
-    __slots__ = ("_facts", "_heavy", "_keys", "_program", "roots", "source", "steps")
+    __slots__ = ("_facts", "_heavy", "_keys", "_program", "inputs", "roots", "source", "steps")
 
     def __init__(self, source: str, program: cel.Program, facts: Facts) -> None:
         outside = [reference for reference in facts.references if reference.root not in facts.bound]
         self.source = source
         self.roots = frozenset(reference.root for reference in outside) - _TYPE_NAMES - {"optional"}
         self.steps = frozenset(reference.path[0] for reference in outside if reference.root == "steps")
+        self.inputs = frozenset(ref.path[0] for ref in outside if ref.root == "inputs" and ref.path)
         self._program = program
         self._facts = facts
         self._keys = _first_keys(outside)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from knhk.domain.cel_program import ROOTS, Program, compile_program
+from knhk.domain.cel_program import Program, compile_program
 from knhk.domain.cel_source import end_of_template
 from knhk.domain.errors import InvalidExpression
 
@@ -41,29 +41,30 @@ class Scope(msgspec.Struct):
 
 
 class Template:
-    """A value with expressions in it. Immutable and shared; `steps` are the names of the steps whose outputs it reads.
+    """A value with expressions in it. Immutable and shared.
 
-    `value` is the value as written, `dynamic` whether it holds any expression. Without any, `evaluate` returns the
-    constant itself, not a copy: callers must not change it.
+    `value` is the value as written, `dynamic` whether it holds any expression. Without any, `evaluate` returns
+    `constant`, itself and not a copy: callers must not change it. (It is `value`, but that `$${{` has become `${{`.)
+    `steps` are the names of the steps whose outputs the expressions read, `inputs` those of the inputs.
     """
 
-    __slots__ = ("_node", "_value", "dynamic", "roots", "steps", "value")
+    __slots__ = ("_node", "constant", "dynamic", "inputs", "steps", "value")
 
     def __init__(self, value: Any, node: "_Node | None", constant: Any) -> None:
         self.value = value
         self.dynamic = node is not None
         self.steps: frozenset[str] = _EMPTY
-        self.roots: frozenset[str] = _EMPTY
+        self.inputs: frozenset[str] = _EMPTY
         self._node = node
-        self._value = constant
+        self.constant = constant
         if node is not None:
             programs = list(_programs(node))
             self.steps = _EMPTY.union(*(program.steps for program in programs))
-            self.roots = _EMPTY.union(*(program.roots for program in programs))
+            self.inputs = _EMPTY.union(*(program.inputs for program in programs))
 
     def evaluate(self, scope: Scope) -> Any:
         """The value with all expressions replaced. Raises InvalidExpression if one cannot be evaluated."""
-        return self._value if self._node is None else _evaluate(self._node, scope)
+        return self.constant if self._node is None else _evaluate(self._node, scope)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Template) and self.value == other.value
@@ -76,14 +77,15 @@ class Template:
 
 
 class Condition:
-    """CEL that says true or false. Immutable and shared; `steps` are the names of the steps whose outputs it reads."""
+    """CEL that says true or false. Immutable and shared; `steps` and `inputs` are the names of those that it reads."""
 
-    __slots__ = ("_program", "source", "steps")
+    __slots__ = ("_program", "inputs", "source", "steps")
 
     def __init__(self, program: Program) -> None:
         self._program = program
         self.source = program.source
         self.steps = program.steps
+        self.inputs = program.inputs
 
     def evaluate(self, scope: Scope) -> bool:
         """Whether it holds. Raises InvalidExpression if it cannot be evaluated or is neither true nor false."""
@@ -160,7 +162,7 @@ def _mentions(value: Any) -> bool:
         value = value.values()
     elif type(value) is not list:
         return False
-    for part in value:  # not any(...): a generator costs more than the search itself
+    for part in value:  # noqa: SIM110  # a generator costs more than the search itself
         if _mentions(part):
             return True
     return False
@@ -260,4 +262,4 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:60] + "..."
 
 
-__all__ = ["EXTRA_NAMES", "ROOTS", "Condition", "Scope", "Template", "compile_condition", "compile_template"]
+__all__ = ["EXTRA_NAMES", "Condition", "Scope", "Template", "compile_condition", "compile_template"]

@@ -17,6 +17,8 @@ class ActionTraits(msgspec.Struct, frozen=True):
 
     `pure` actions have no effect outside: running them twice gives the same answer. `guarantee` is exactly-once,
     at-least-once or at-most-once, as the API shows it. The schemas are JSON Schemas, or None where anything is allowed.
+    `reads_dependencies` is false for an action that takes nothing but its params, never the outputs of the steps that
+    its step depends on; then those need not be kept for it.
     """
 
     name: str
@@ -24,6 +26,7 @@ class ActionTraits(msgspec.Struct, frozen=True):
     guarantee: str = "at-least-once"
     params_schema: Mapping[str, Any] | None = None
     output_schema: Mapping[str, Any] | None = None
+    reads_dependencies: bool = True
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):
