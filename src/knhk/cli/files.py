@@ -3,12 +3,14 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from knhk.domain.errors import InvalidInput, InvalidInputs, NotFound, Problem
+from knhk.domain.errors import InvalidDescriptor, InvalidInput, InvalidInputs, NotFound, Problem
 
 if TYPE_CHECKING:
     from knhk.ports.environment import PublicKey
+
+_LARGEST_INPUTS_BYTES: Final = 64 << 20  # the server has its own, smaller limit
 
 
 def read_bytes(path: Path) -> bytes:
@@ -59,40 +61,16 @@ def _refuse(word: str) -> Any:
 
 
 def _inputs_file(path: Path) -> dict[str, Any]:
-    import yaml
+    """The mapping in a file, read as carefully, and with the same rules of YAML 1.2, as descriptors are."""
+    from knhk.domain.document import read
 
-    try:
-        found = yaml.load(read_bytes(path), Loader=_inputs_loader())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = {} if mark is None else {"line": mark.line + 1, "column": mark.column + 1}
-        problem = Problem(str(getattr(error, "problem", None) or error), **place)
-        raise InvalidInputs(f"{path} is neither YAML nor JSON", problems=[problem]) from error
-    if found is None:
+    raw = read_bytes(path)
+    if not raw.strip():
         return {}
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise InvalidInputs(f"{path} must hold a mapping of input names to values")
-    return found
-
-
-def _inputs_loader() -> Any:
-    """YAML's safe loader without what JSON cannot say: dates stay text, and so do `yes`, `no`, `on` and `off`."""
-    import re
-
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    kept = {"tag:yaml.org,2002:null", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
-    Loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag in kept]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-    )
-    return Loader
+    try:
+        return dict(read(raw, max_bytes=_LARGEST_INPUTS_BYTES).value)
+    except InvalidDescriptor as error:
+        raise InvalidInputs(f"{path} cannot be read", problems=error.problems) from error
 
 
 def read_public_key(path: Path) -> "PublicKey":

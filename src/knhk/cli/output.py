@@ -114,8 +114,13 @@ def note(message: str) -> None:
 
 def print_error(error: KnhkError) -> None:
     """Title, message, everything that is wrong, what to do next, and the code."""
-    typer.echo(f"{typer.style(f'Error: {error.title}', fg='red', bold=True)}: {error.message}", err=True)
-    for problem in error.problems:
+    problems, message = error.problems, error.message
+    if problems and message.startswith(str(problems[0])):  # the message is made of what follows
+        message = f"{len(problems)} problems"
+        if len(problems) == 1:
+            problems, message = (), error.message
+    typer.echo(f"{typer.style(f'Error: {error.title}', fg='red', bold=True)}: {message}", err=True)
+    for problem in problems:
         typer.echo(f"  {problem}", err=True)
     if error.advice:
         typer.echo(f"Hint: {error.advice}", err=True)

@@ -42,7 +42,10 @@ def verify(
     config: ConfigOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Recompute hashes, chains, payload digests, Merkle roots and signatures. Exits 1 if anything is wrong."""
+    """Verify a workflow, or everything.
+
+    Recomputes hashes, chains, payload digests, Merkle roots and signatures. Exits 1 if anything is wrong.
+    """
     from knhk.domain.identifier import parse
     from knhk.persistence.journal_check import verify_all, verify_workflow
 
@@ -122,7 +125,10 @@ def prove(
     data: DataOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Write a proof, in JSON, that a receipt is in the journal. The public key alone is needed to check it."""
+    """Write a proof that a receipt is there.
+
+    The proof is JSON; the public key alone is needed to check it.
+    """
     import msgspec
 
     from knhk.domain.identifier import parse
@@ -150,7 +156,10 @@ def check_proof(
     ],
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Check a proof with nothing but the public key. Exits 1 if it does not hold."""
+    """Check a proof, given the public key.
+
+    Nothing else is needed. Exits 1 if the proof does not hold.
+    """
     from knhk.persistence import proofs
     from knhk.persistence.verification import Trust
     from knhk.security.signing import verify as check
@@ -193,7 +202,7 @@ def keys(
     config: ConfigOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """The public keys that signed the journal's blocks, oldest first."""
+    """The public keys, oldest first."""
     from knhk.domain.times import rfc3339
     from knhk.security.signing import public_pem
 

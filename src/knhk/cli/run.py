@@ -32,7 +32,10 @@ def run(
     config: ConfigOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Run one workflow to its end, without a server. Exits 0 only if it completed and all its receipts verify."""
+    """Run a workflow to its end, without a server.
+
+    Exits 0 only if it completed and all its receipts verify.
+    """
     descriptor, values = read_bytes(file), read_inputs(given, inputs)
     loaded = load_config(config, context=context, data=data)
     shown = _to_its_end(loaded, descriptor, values)

@@ -20,7 +20,7 @@ def start(config: Path | None) -> None:
 
 
 def serve(context: typer.Context, config: ConfigOption = None) -> None:
-    """Start the server, as `knhk` without a command does."""
+    """Start the server; also without a command."""
     start(config or given_before(context))
 
 
@@ -30,7 +30,11 @@ def init(
     data: Annotated[Path | None, typer.Option("--data", help="Data directory; by default persistence.path.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Check the configuration, and make the data directory and the signing key if they are not there."""
+    """Set up the data directory and the key.
+
+    Checks the configuration, and makes the data directory and the signing key if they are not there. Doing it again
+    changes nothing.
+    """
     import time
 
     from knhk.config import absent_sections
@@ -92,7 +96,7 @@ def show(context: typer.Context, config: ConfigOption = None, output: OutputOpti
 
 
 def schema(output: OutputOption = Output.JSON) -> None:
-    """The JSON Schema of workflow descriptors, for editors."""
+    """The JSON Schema of descriptors."""
     import json
 
     from knhk.domain.compile import published_schema

@@ -28,7 +28,10 @@ def verify(
     config: ConfigOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Verify a data directory: all receipts, chains, blocks and signatures. Exits 1 if anything is wrong."""
+    """Verify a data directory, offline.
+
+    Recomputes all receipts, chains, blocks and signatures. Exits 1 if anything is wrong.
+    """
     path: Path = data_directory(context, data, config)
 
     async def read(store: "RocksDbStore") -> "Report":

@@ -20,7 +20,7 @@ from knhk.cli.options import (
     load_config,
 )
 from knhk.cli.output import Output, emit, note, print_fields, print_table
-from knhk.domain.errors import InvalidInput, InvalidParameter
+from knhk.domain.errors import InvalidDescriptor, InvalidInput, InvalidParameter
 
 if TYPE_CHECKING:
     from knhk.cli.client import Client
@@ -167,7 +167,10 @@ def inspect(
     server: ServerOption = SERVER,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """The workflow with its failure; --verbose adds inputs, outputs and every receipt."""
+    """Show why a workflow is as it is.
+
+    With --verbose also its inputs, its outputs and every receipt.
+    """
     from knhk.cli.live import line_of
 
     with _client(server) as client:
@@ -233,7 +236,10 @@ def cancel(
     server: ServerOption = SERVER,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """End a workflow: what is under way is stopped, nothing more is begun."""
+    """End a workflow.
+
+    What is under way is stopped, nothing more is begun.
+    """
     _change("cancel", workflow_id, reason, server, output)
 
 
@@ -261,7 +267,10 @@ def resume(
 
 @app.command()
 def retry(workflow_id: IdArgument, server: ServerOption = SERVER, output: OutputOption = Output.TABLE) -> None:
-    """Run the failed steps of a workflow again, under the same id; completed steps keep their results."""
+    """Run the failed steps of a workflow again.
+
+    It keeps its id, and completed steps keep their results.
+    """
     _change("retry", workflow_id, None, server, output)
 
 
@@ -299,20 +308,30 @@ def validate(
     config: ConfigOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Check a descriptor without a server: everything that is wrong, with line and column."""
+    """Check a descriptor without a server.
+
+    Says everything that is wrong with it, with line and column.
+    """
+    from msgspec import structs
+
     from knhk.actions.registry import Registry
     from knhk.domain.compile import compile_descriptor
 
     text = read_bytes(file)
     settings = load_config(config, context=context).config
-    plan = compile_descriptor(
-        text,
-        Registry.load(settings.actions.modules).traits(),
-        max_bytes=settings.api.max_body_bytes,
-        max_steps=settings.api.max_steps,
-        default_timeout_ns=settings.platform.workflow_timeout_ns,
-        tick_ns=settings.platform.tick_ns,
-    )
+    try:
+        plan = compile_descriptor(
+            text,
+            Registry.load(settings.actions.modules).traits(),
+            max_bytes=settings.api.max_body_bytes,
+            max_steps=settings.api.max_steps,
+            default_timeout_ns=settings.platform.workflow_timeout_ns,
+            tick_ns=settings.platform.tick_ns,
+        )
+    except InvalidDescriptor as error:
+        problems = [structs.asdict(problem) for problem in error.problems] or [{"message": error.message}]
+        emit({"valid": False, "problems": problems}, output, lambda: None)
+        raise
     shown = {
         "valid": True,
         "name": plan.name,

@@ -21,7 +21,7 @@ from knhk.domain.receipt import (
 )
 from knhk.persistence.memory import MemoryStore
 from knhk.persistence.verification import Trust
-from knhk.ports.append import Commit, Payload, RunSlice
+from knhk.ports.append import Append, Commit, Payload, RunSlice
 from knhk.security.signing import Ed25519Signer, verify
 
 AT_NS = 1_767_225_600_000_000_000
@@ -35,7 +35,7 @@ RUNS = (FIRST, SECOND, ERASED, OBSERVED)
 class Writer:
     """Seals, chains, signs and appends. `clock_ns` may be set back to make time run backwards."""
 
-    def __init__(self, store: MemoryStore, signer: Ed25519Signer = SIGNER) -> None:
+    def __init__(self, store: Append, signer: Ed25519Signer = SIGNER) -> None:
         self.store, self.signer, self.clock_ns = store, signer, AT_NS
         self._ends: dict[int, tuple[int, bytes]] = {}
         self._slices: dict[int, RunSlice] = {}
@@ -102,8 +102,14 @@ def signed_block(block: Block, slices: list[RunSlice], signer: Ed25519Signer = S
 
 
 async def journal() -> MemoryStore:
-    """Four runs in five blocks: one with inputs, one without, one erased, one of covenant O."""
+    """The journal of `write_journal` in memory."""
     store = MemoryStore()
+    await write_journal(store)
+    return store
+
+
+async def write_journal(store: Append) -> None:
+    """Four runs in five blocks: one with inputs, one without, one erased, one of covenant O."""
     await store.acquire(0)
     await store.register_key(SIGNER.public_key)
     writer = Writer(store)
@@ -131,7 +137,6 @@ async def journal() -> MemoryStore:
     writer.add(OBSERVED, ev.StepCompleted(), "a", given={"seen": 1}, output={"seen": 1}, keep=True)
     writer.add(OBSERVED, ev.Completed())
     await writer.commit()
-    return store
 
 
 def all_receipts(store: MemoryStore) -> list[tuple[int, int, Sealed]]:
