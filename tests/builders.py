@@ -9,7 +9,8 @@ from knhk.domain import receipt
 from knhk.domain.event import Event, StepCompleted
 from knhk.domain.identifier import compose
 from knhk.domain.receipt import Block, Sealed, SignedBlock, Slice
-from knhk.ports.append import Claim, Commit, Ownership, Payload, RunSlice
+from knhk.ports.append import Commit, Ownership, Payload, RunSlice
+from knhk.ports.journal import Claim
 
 AT_MS = 1_767_225_600_000
 DESCRIPTOR_DIGEST = sha256(b"descriptor").digest()

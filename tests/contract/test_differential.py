@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from knhk.domain.errors import Fenced
-from knhk.ports.append import Claim, Commit, Payload
+from knhk.ports.append import Commit, Payload
+from knhk.ports.journal import Claim
 from tests.builders import CommitBuilder, altered, workflow_id
 from tests.contract.backends import MemoryBackend, RocksDbBackend
 

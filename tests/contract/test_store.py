@@ -8,7 +8,8 @@ import pytest
 
 from knhk.domain.errors import Conflict, Fenced, StorageUnavailable
 from knhk.domain.receipt import NO_HASH
-from knhk.ports.append import Claim, Payload
+from knhk.ports.append import Payload
+from knhk.ports.journal import Claim
 from knhk.ports.environment import PublicKey
 from tests.builders import CommitBuilder, altered, workflow_id
 from tests.contract.backends import Backend

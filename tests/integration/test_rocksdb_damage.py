@@ -13,7 +13,8 @@ from knhk.persistence.head_witness import FILE_NAME
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.persistence.rocksdb_keys import block_key, run_key
 from knhk.persistence.rocksdb_options import StoreOptions
-from knhk.ports.append import Claim, Payload
+from knhk.ports.append import Payload
+from knhk.ports.journal import Claim
 from knhk.ports.environment import PublicKey
 from tests.builders import CommitBuilder, workflow_id
 

@@ -7,6 +7,7 @@ import msgspec
 from litestar import Litestar, MediaType, Request, Response, delete, get, post
 from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import License
 from litestar.params import Body, Parameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
@@ -49,7 +50,8 @@ def create_app(control: Control, *, version: str, max_body_bytes: int) -> Applic
             version=version,
             description="Submit workflows, follow them, and prove what happened.",
             license=License(name="Apache-2.0", identifier="Apache-2.0"),
-            path="/",
+            path="/schema",
+            render_plugins=[JsonRenderPlugin()],
             use_handler_docstrings=True,
         ),
         exception_handlers={KnhkError: _problem, HTTPException: _http_problem, Exception: _internal_problem},
@@ -78,7 +80,7 @@ def _submit_handler(route: SubmitRoute) -> Any:
 def _read_handlers(control: Control) -> list[Any]:
     @get("/workflows", summary="List workflows, newest first")
     async def list_workflows(
-        state: Annotated[RunState | None, Parameter(description="Only runs in this state.")] = None,
+        in_state: Annotated[RunState | None, Parameter(query="state", description="Only runs in this state.")] = None,
         name: str | None = None,
         department: str | None = None,
         limit: Annotated[int, Parameter(ge=1, le=_LARGEST_PAGE)] = 50,
@@ -86,7 +88,7 @@ def _read_handlers(control: Control) -> list[Any]:
     ) -> Page:
         """A page may be shorter than `limit` although more follow: go on while `next_cursor` is not null."""
         before = None if cursor is None else _cursor(cursor)
-        wanted = Filter(state=state or "", name=name or "", department=department or "")
+        wanted = Filter(state=in_state or "", name=name or "", department=department or "")
         rows, following = await control.listing(wanted, before=before, limit=limit)
         return Page(rows, None if following is None else str(following))
 
@@ -112,12 +114,17 @@ def _read_handlers(control: Control) -> list[Any]:
         workflow_id: WorkflowId,
         last_event_id: Annotated[int | None, Parameter(header="Last-Event-ID", ge=0)] = None,
     ) -> ServerSentEvent:
-        """Server-sent events, one per receipt as it is committed, until the run ends. Last-Event-ID goes on after it."""
+        """Server-sent events, one per receipt as it is committed, until the run ends."""
         number = identifier.parse(workflow_id)
         await control.receipts(number)
         return ServerSentEvent(_events(control, number, 0 if last_event_id is None else last_event_id + 1))
 
-    return [list_workflows, get_workflow, get_receipts, get_events]
+    @get("/openapi.json", include_in_schema=False, sync_to_thread=False)
+    def get_openapi(request: Request[Any, Any, Any]) -> dict[str, Any]:
+        """This API's description (OpenAPI 3.1)."""
+        return request.app.openapi_schema.to_schema()
+
+    return [get_openapi, list_workflows, get_workflow, get_receipts, get_events]
 
 
 def _change_handlers(control: Control) -> list[Any]:

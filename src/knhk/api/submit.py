@@ -4,6 +4,7 @@ The body is a descriptor in YAML or JSON, or the JSON envelope {"descriptor": ..
 """
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -91,7 +92,7 @@ class SubmitRoute:
         return await self._control.submit(submission, wait_s=wait_s)
 
     async def _body(self, receive: Receive) -> bytes | None:
-        """The whole body, or None if it is too long (the rest is read and dropped, so that the answer gets through)."""
+        """The whole body, or None if it is too long: then all of it is read and dropped, so that the answer arrives."""
         message = await receive()
         body: bytes = message.get("body", b"")
         if not message.get("more_body"):
@@ -144,6 +145,7 @@ def _open(body: bytes) -> tuple[bytes, dict[str, Any]]:
     return _ENCODER.encode(envelope.descriptor), envelope.inputs
 
 
+@lru_cache(maxsize=64)
 def _wait_s(query: bytes) -> float:
     values = parse_qs(query.decode("latin-1"), keep_blank_values=True)
     unknown = set(values) - {"wait"}

@@ -26,9 +26,9 @@ from knhk.domain.receipt import (
 )
 from knhk.domain.run import apply
 from knhk.engine.live import LiveRun
-from knhk.ports.append import Append, Claim, Commit, Payload, RunSlice
+from knhk.ports.append import Append, Commit, Payload, RunSlice
 from knhk.ports.environment import Clock, Signer
-from knhk.ports.journal import Journal
+from knhk.ports.journal import Claim, Journal
 
 INPUT: Final = 0
 OUTPUT: Final = 1
@@ -77,9 +77,9 @@ class CommitterStatistics:
 class Committer:
     """Commits the receipts of one partition.
 
-    `placement` tells, for a run at the moment its batch is cut, whether a restart must load it at once and when it is to
-    be woken (Unix time in ns, 0 for no timer). `committed` is called with each durable batch, `halted` once if this process must never
-    write again (another owner, damage).
+    `placement` tells, for a run at the moment its batch is cut, whether a restart must load it at once and when it
+    is to be woken (Unix time in ns, 0 for no timer). `committed` is called with each durable batch, `halted` once if
+    this process must never write again (another owner, damage).
     """
 
     def __init__(

@@ -37,9 +37,8 @@ from knhk.engine.plans import Plans
 from knhk.engine.projector import FOLD, STATE_CODES, row_key
 from knhk.engine.scheduler import Scheduler
 from knhk.engine.watchers import Watchers
-from knhk.ports.append import Claim
 from knhk.ports.environment import Clock, Ids
-from knhk.ports.journal import Journal
+from knhk.ports.journal import Claim, Journal
 from knhk.ports.storage import Projections
 
 _SCAN: Final = 5_000

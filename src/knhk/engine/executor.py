@@ -1,8 +1,8 @@
 """Performs attempts: evaluate the parameters, check them, run the action, make a value of whatever comes of it.
 
 Short pure actions run right here in the loop; coroutines get a task, blocking functions a thread. An attempt ends once,
-with an outcome, by returning, raising, passing its deadline or being cancelled; what it does later is not looked at. All
-exceptions end in this file.
+with an outcome, by returning, raising, passing its deadline or being cancelled; what it does later is not looked at.
+All exceptions end in this file.
 """
 
 import asyncio

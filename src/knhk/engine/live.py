@@ -20,7 +20,8 @@ class LiveRun:
     """One run that is being worked on.
 
     `outputs` are the values that further steps may read, `results` what the run gives: its declared outputs, or else
-    those of the steps that nothing depends on. `previous_hash` is the end of the chain, committed or not. `batch` is the group commit that holds its newest receipts.
+    those of the steps that nothing depends on. `previous_hash` is the end of the chain, committed or not.
+    `batch` is the group commit that holds its newest receipts.
     `marked_live` and `timer_row_ns` say what the store holds about it, so that a commit writes only the differences.
     """
 

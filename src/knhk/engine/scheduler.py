@@ -1,4 +1,4 @@
-"""Decides what runs next: takes runs through apply and decide, hands attempts to the executor, records what comes of them.
+"""Decides what runs next: takes runs through apply and decide, and hands attempts to the executor.
 
 One scheduler per partition. All of its state can be rebuilt from the journal: `active` and `pending` are the runs whose
 receipts say so. A run that only waits leaves memory and is loaded again when its timer comes (see sleepers.py).
@@ -41,8 +41,8 @@ PARK_AFTER_NS: Final = 5_000_000_000
 class Scheduler:
     """Takes the runs of one partition forward.
 
-    `max_active` bounds the runs that have a slot; `tick_ns` is the unit of covenant Chatman's latency. `ended` is called
-    with each run whose end is durable, `parked` with (workflow id, wake time in ns) of each that left memory.
+    `max_active` bounds the runs that have a slot; `tick_ns` is the unit of covenant Chatman's latency. `ended` is
+    called with each run whose end is durable, `parked` with (workflow id, wake time in ns) of each that left memory.
     """
 
     def __init__(

@@ -3,12 +3,12 @@
 import asyncio
 import random
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from knhk.actions.registry import Registry
-from knhk.domain.errors import Corrupt, DiskFull, KnhkError
+from knhk.domain.errors import Corrupt, DiskFull, KnhkError, Unavailable
 from knhk.domain.identifier import to_text
 from knhk.engine.admission import Admission
 from knhk.engine.arrivals import Arrivals
@@ -22,11 +22,13 @@ from knhk.engine.projector import Projector
 from knhk.engine.scheduler import Scheduler
 from knhk.engine.sleepers import Sleepers
 from knhk.engine.watchers import Watchers
-from knhk.ports.append import Append
 from knhk.ports.environment import Clock, Ids, Signer
 from knhk.ports.fold import Fold
 from knhk.ports.journal import Journal
 from knhk.ports.storage import Projections, Storage
+
+if TYPE_CHECKING:
+    from knhk.ports.append import Append  # Only handed on: nothing but the committer may append.
 
 _DISK_CHECK_S: Final = 1.0
 _DRAIN_CHECK_S: Final = 0.02
@@ -58,7 +60,7 @@ class Engine:
         settings: Settings,
         registry: Registry,
         *,
-        append: Append,
+        append: "Append",
         journal: Journal,
         projections: Projections,
         storage: Storage,
@@ -178,9 +180,14 @@ class Engine:
         await self.committer.stop()
         await self.projector.stop()
 
+    @property
+    def trouble(self) -> Unavailable | None:
+        """Why nothing can be admitted because of the store, None if it can."""
+        return self.committer.fault or self.admission.low_disk
+
     def health(self) -> dict[str, str]:
         """What is wrong, by room; `ok` where nothing is."""
-        fault = self.committer.fault or self.admission.low_disk
+        fault = self.trouble
         if self.corrupt:
             named = ", ".join(to_text(one) for one in list(self.corrupt)[:5])
             persistence = f"corrupt: {len(self.corrupt)} workflow(s) do not verify and are halted: {named}"

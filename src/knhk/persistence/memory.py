@@ -17,8 +17,9 @@ from knhk.domain.errors import Conflict, DiskFull, InvalidConfiguration, Storage
 from knhk.domain.identifier import partition_of
 from knhk.domain.receipt import Sealed, SignedBlock
 from knhk.persistence.fencing import Tip, refuse_unless_next
-from knhk.ports.append import Claim, Commit, Ownership
+from knhk.ports.append import Commit, Ownership
 from knhk.ports.environment import PublicKey
+from knhk.ports.journal import Claim
 
 Stage = Literal["before", "after", "reopen"]
 Faults = Callable[[Stage, Commit | None], None]

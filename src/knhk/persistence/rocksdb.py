@@ -47,8 +47,9 @@ from knhk.persistence.rocksdb_opening import decode_signed_block, open_database
 from knhk.persistence.rocksdb_options import StoreOptions
 from knhk.persistence.rocksdb_scan import RocksDbScanner, decode_slice
 from knhk.persistence.wal_writer import WalWriter
-from knhk.ports.append import Claim, Commit, Ownership
+from knhk.ports.append import Commit, Ownership
 from knhk.ports.environment import PublicKey
+from knhk.ports.journal import Claim
 
 STALL_PAUSE_S: Final = 0.002
 _ENCODER: Final = msgspec.msgpack.Encoder()

@@ -15,6 +15,7 @@ import msgspec
 
 from knhk.domain.receipt import Block, Sealed, SignedBlock
 from knhk.ports.environment import PublicKey
+from knhk.ports.journal import Claim
 
 
 class Payload(msgspec.Struct, frozen=True, array_like=True):
@@ -32,14 +33,6 @@ class RunSlice(msgspec.Struct, frozen=True):
     first_seq: int
     receipts: list[Sealed]
     payloads: list[Payload]
-
-
-class Claim(msgspec.Struct, frozen=True, array_like=True):
-    """An idempotency key in use: `key_digest` is SHA-256 of the key, `request_digest` of the request's bytes."""
-
-    key_digest: bytes
-    workflow_id: int
-    request_digest: bytes
 
 
 class Commit(msgspec.Struct, frozen=True):

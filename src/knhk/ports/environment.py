@@ -7,7 +7,7 @@ import msgspec
 
 
 class PublicKey(msgspec.Struct, frozen=True, array_like=True):
-    """A key that verifies blocks: 32 raw Ed25519 bytes, valid from `created_at_ns`, signing until `retired_at_ns` (0: still)."""
+    """A key that verifies blocks: 32 raw Ed25519 bytes, in use from `created_at_ns` to `retired_at_ns` (0: still)."""
 
     key_id: str
     raw: bytes

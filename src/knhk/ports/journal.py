@@ -2,9 +2,18 @@
 
 from typing import Protocol
 
+import msgspec
+
 from knhk.domain.receipt import Sealed, SignedBlock
-from knhk.ports.append import Claim
 from knhk.ports.environment import PublicKey
+
+
+class Claim(msgspec.Struct, frozen=True, array_like=True):
+    """An idempotency key in use: `key_digest` is SHA-256 of the key, `request_digest` of the request's bytes."""
+
+    key_digest: bytes
+    workflow_id: int
+    request_digest: bytes
 
 
 class Journal(Protocol):
