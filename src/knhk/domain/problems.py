@@ -1,8 +1,8 @@
 """What an error looks like to an HTTP client: RFC 9457 problem details. The one table from errors to statuses.
 
-Every face that speaks HTTP uses it. Members besides the standard's `type`, `title`, `status` and `detail`: `code` (stable,
-see docs/errors.md), `retryable` (the same request may succeed later), `hint` (what to do next) and `problems` (each
-place that is wrong in an input).
+Every face that speaks HTTP uses it. Members besides the standard's `type`, `title`, `status` and `detail`: `code`
+(stable, see docs/errors.md), `retryable` (the same request may succeed later), `hint` (what to do next) and `problems`
+(each place that is wrong in an input).
 """
 
 import math
@@ -64,7 +64,7 @@ def problem_of(error: KnhkError) -> tuple[int, dict[str, Any]]:
 
 
 def problem_of_status(status: int, title: str, detail: str) -> dict[str, Any]:
-    """Problem details of what a web framework refuses before any of our code sees it: no code, only the status tells."""
+    """Problem details of what a web framework refuses before our code sees it: there is no code, the status tells."""
     return {
         "type": "about:blank",
         "title": title,

@@ -1,0 +1,176 @@
+"""Metrics: what is counted, that labels stay bounded, and that a broken reading does not cost the scrape."""
+
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from knhk.domain import event as ev
+from knhk.domain.event import AnyDetail, Event, Failure
+from knhk.domain.summary import Summary, fold
+from knhk.observability.metrics import MOST_DEPARTMENTS, Metrics
+from knhk.observability.readings import Readings
+
+FAILURE = Failure("KNHK-X", "it broke")
+SECOND = 1_000_000_000
+
+
+def feed(metrics: Metrics, details: Iterable[AnyDetail], *, department: str = "", step_ns: int = SECOND) -> None:
+    """One run with these events after its submission, `step_ns` apart."""
+    summary = Summary(1)
+    for number, detail in enumerate([ev.Submitted("name", department), *details], 1):
+        event = Event(1_000 * SECOND + number * step_ns, detail, step="a")
+        fold(summary, event)
+        metrics.take(summary, event)
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Every sample of the text format by name and labels."""
+    body, content_type = metrics.exposition()
+    assert content_type.startswith("text/plain; version=0.0.4")
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in parse_text(body.decode())
+        for sample in family.samples
+    }
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    return samples(metrics)[(name, tuple(sorted(labels.items())))]
+
+
+def readings(**changes: Any) -> Readings:
+    commits = SimpleNamespace(batches=3, receipts=40, failures=1, last_batch_receipts=7, commit_seconds=0.5)
+    given: dict[str, Any] = {
+        "version": "5.0.0",
+        "active": lambda: 4,
+        "pending": lambda: 5,
+        "commits": lambda: commits,
+        "rejections": lambda: {"overloaded": 2},
+        "store": lambda: {"wal_bytes": 9.0, "writes_total": 8.0, "odd-name": 1.0},
+        "projection_lag": lambda: 6,
+        "uptime_percentage": lambda: 99.5,
+    }
+    return Readings(**(given | changes))
+
+
+def test_runs_are_counted_by_end_and_department() -> None:
+    metrics = Metrics()
+    feed(metrics, [ev.Started(), ev.StepCompleted(), ev.Completed()], department="finance")
+    feed(metrics, [ev.StepFailed(FAILURE), ev.Failed(FAILURE)], department="finance")
+    feed(metrics, [ev.StepRetrying(FAILURE, 1), ev.TimedOut(FAILURE)], department="finance")
+    feed(metrics, [ev.Cancelled()])
+    assert value(metrics, "knhk_workflows_submitted_total") == 4
+    assert value(metrics, "knhk_workflow_errors_total", department="finance") == 2
+    assert value(metrics, "knhk_workflow_errors_total", department="none") == 0
+    for status, department in (("completed", "finance"), ("failed", "finance"), ("cancelled", "none")):
+        assert value(metrics, "knhk_workflows_total", status=status, department=department) == 1
+    for status in ("completed", "failed", "retrying"):
+        assert value(metrics, "knhk_steps_total", status=status) == 1
+
+
+def test_errors_are_there_at_zero_before_the_first() -> None:
+    metrics = Metrics()
+    feed(metrics, [], department="finance")
+    assert value(metrics, "knhk_workflow_errors_total", department="finance") == 0
+
+
+@pytest.mark.parametrize(("milliseconds", "bound"), [(1, "0.001"), (2, "0.0025"), (1000, "1.0"), (3_600_000, "3600.0")])
+def test_durations_fall_into_the_bucket_that_holds_them(milliseconds: int, bound: str) -> None:
+    metrics = Metrics()
+    feed(metrics, [ev.Completed()], step_ns=milliseconds * 1_000_000)
+    name = "knhk_workflow_duration_seconds"
+    buckets = {
+        dict(labels)["le"]: count for (key, labels), count in samples(metrics).items() if key == f"{name}_bucket"
+    }
+    assert next(le for le, count in buckets.items() if count) == bound
+    assert buckets["+Inf"] == value(metrics, f"{name}_count") == 1
+    assert value(metrics, f"{name}_sum") == pytest.approx(milliseconds / 1000)
+
+
+def test_what_is_longer_than_every_bucket_and_what_has_no_beginning() -> None:
+    metrics = Metrics()
+    feed(metrics, [ev.Completed()], step_ns=7200 * SECOND)
+    metrics.take(Summary(2), Event(SECOND, ev.Completed()))
+    assert value(metrics, "knhk_workflow_duration_seconds_bucket", le="3600.0") == 0
+    assert value(metrics, "knhk_workflow_duration_seconds_count") == 1
+    assert value(metrics, "knhk_workflows_total", status="completed", department="none") == 2
+
+
+def test_departments_are_bounded_in_number_and_length() -> None:
+    metrics = Metrics()
+    for number in range(MOST_DEPARTMENTS + 50):
+        feed(metrics, [ev.Failed(FAILURE)], department=f"{number:03}" + "x" * 10_000)
+    names = {dict(labels)["department"] for (name, labels) in samples(metrics) if name == "knhk_workflow_errors_total"}
+    assert len(names) == MOST_DEPARTMENTS + 1
+    assert max(map(len, names)) == 64
+    assert value(metrics, "knhk_workflow_errors_total", department="other") == 50
+
+
+@pytest.mark.parametrize("department", ['quo"te', "new\nline", "back\\slash", "Übermut 日本"])
+def test_any_department_can_be_told(department: str) -> None:
+    metrics = Metrics()
+    feed(metrics, [ev.Failed(FAILURE)], department=department)
+    assert value(metrics, "knhk_workflow_errors_total", department=department) == 1
+
+
+def test_readings_are_read_at_the_scrape() -> None:
+    metrics = Metrics()
+    now = {"active": 1}
+    metrics.connect(readings(active=lambda: now["active"], parked=lambda: 11, checks=lambda: {"persistence": "full"}))
+    now["active"] = 2
+    assert value(metrics, "knhk_workflows_active") == 2
+    assert value(metrics, "knhk_queue_depth") == 5
+    assert value(metrics, "knhk_workflows_parked") == 11
+    assert value(metrics, "knhk_commits_total") == 3
+    assert value(metrics, "knhk_commit_seconds_total") == 0.5
+    assert value(metrics, "knhk_last_commit_receipts") == 7
+    assert value(metrics, "knhk_admission_rejections_total", reason="overloaded") == 2
+    assert value(metrics, "knhk_store_wal_bytes") == 9
+    assert value(metrics, "knhk_store_writes_total") == 8
+    assert value(metrics, "knhk_store_odd_name") == 1
+    assert value(metrics, "knhk_projection_lag_blocks") == 6
+    assert value(metrics, "knhk_uptime_percentage") == 99.5
+    assert value(metrics, "knhk_check_ok", check="persistence") == 0
+    assert value(metrics, "process_resident_memory_bytes") > 0
+    assert value(metrics, "process_cpu_seconds_total") > 0
+
+
+def test_rooms_that_are_absent_have_no_check() -> None:
+    metrics = Metrics()
+    metrics.connect(readings(checks=lambda: {"persistence": "ok", "learning": "absent"}))
+    checks = {labels: found for (name, labels), found in samples(metrics).items() if name == "knhk_check_ok"}
+    assert checks == {(("check", "persistence"),): 1}
+
+
+def test_a_broken_reading_costs_its_own_figures_only() -> None:
+    def broken() -> dict[str, float]:
+        raise RuntimeError("closed")
+
+    metrics = Metrics()
+    metrics.connect(readings(store=broken))
+    found = samples(metrics)
+    assert not [name for name, _ in found if name.startswith("knhk_store_")]
+    assert value(metrics, "knhk_scrape_failures_total", reading="store") == 2
+    assert value(metrics, "knhk_workflows_active") == 4
+
+
+def test_openmetrics_on_request_and_nonsense_is_plain_text() -> None:
+    metrics = Metrics()
+    metrics.connect(readings())
+    feed(metrics, [ev.Completed()], department="finance")
+    body, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0; charset=utf-8")
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    names = {family.name for family in parse_openmetrics(body.decode())}
+    assert {"knhk_workflow_errors", "knhk_workflow_duration_seconds", "knhk_uptime_percentage"} <= names
+    for accept in ("application/openmetrics-text; version=x.y", ";;;,,,", "text/plain; version=nine", "\x00"):
+        assert metrics.exposition(accept).body
+
+
+def test_two_instances_do_not_share_anything() -> None:
+    one, other = Metrics(), Metrics()
+    feed(one, [])
+    assert value(other, "knhk_workflows_submitted_total") == 0
