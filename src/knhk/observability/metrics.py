@@ -83,7 +83,7 @@ class Metrics(Collector):
         return Exposition(encode(self._registry), content_type)
 
     def take(self, summary: Summary, event: Event) -> None:
-        """Count one committed event. Never raises, and takes well under a microsecond."""
+        """Count one committed event. Never raises, and takes less than a microsecond."""
         kind = type(event.detail)
         if kind is StepCompleted:
             self._steps_completed += 1

@@ -1,6 +1,8 @@
 """Metrics: what is counted, that labels stay bounded, and that a broken reading does not cost the scrape."""
 
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -168,6 +170,28 @@ def test_openmetrics_on_request_and_nonsense_is_plain_text() -> None:
     assert {"knhk_workflow_errors", "knhk_workflow_duration_seconds", "knhk_uptime_percentage"} <= names
     for accept in ("application/openmetrics-text; version=x.y", ";;;,,,", "text/plain; version=nine", "\x00"):
         assert metrics.exposition(accept).body
+
+
+def test_every_name_is_documented() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"`((?:knhk|process)_[a-z_]+)", text))
+    metrics = Metrics()
+    metrics.connect(
+        readings(
+            store=dict,
+            parked=lambda: 0,
+            steps_running=lambda: 0,
+            steps_waiting=lambda: 0,
+            free_bytes=lambda: 0,
+            checks=lambda: {"persistence": "ok"},
+        )
+    )
+    exposed = {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in parse_text(metrics.exposition().body.decode())
+    }
+    assert exposed <= documented
+    assert {"knhk_workflow_errors_total", "knhk_workflow_duration_seconds", "knhk_uptime_percentage"} <= exposed
 
 
 def test_two_instances_do_not_share_anything() -> None:
