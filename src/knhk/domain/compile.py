@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from knhk.domain.compile_steps import NAME, Reading, StepCompiler
-from knhk.domain.complaints import Complaints, Path, nearest
+from knhk.domain.complaints import Complaints, Path
 from knhk.domain.covenants import check_covenant
 from knhk.domain.descriptor import Descriptor, MetadataPart, SpecPart, parse
 from knhk.domain.descriptor_shape import BLANK
@@ -177,11 +177,11 @@ class _Compiler:
         for reading in self._steps.readings:
             if inputs is not None and not reading.inputs <= inputs:
                 for name in sorted(reading.inputs - inputs):
-                    self._complaints.add(f"there is no input {name[:140]!r}", reading.path, nearest(name, inputs))
+                    self._complaints.add(f"there is no input {name[:140]!r}", reading.path, name, inputs)
             for name in sorted(reading.steps):
                 other = index_of.get(name)
                 if other is None:
-                    self._complaints.add(f"there is no step {name[:140]!r}", reading.path, nearest(name, index_of))
+                    self._complaints.add(f"there is no step {name[:140]!r}", reading.path, name, index_of)
                     continue
                 self._steps.kept.add(other)
                 if not graph.cycles and reading.reader != _EVERYWHERE:
@@ -199,7 +199,7 @@ class _Compiler:
 
     def _with_kept(self, steps: list[Step]) -> tuple[Step, ...]:
         for index in self._steps.kept:
-            steps[index] = msgspec.structs.replace(steps[index], keep_output=True)
+            msgspec.structs.force_setattr(steps[index], "keep_output", True)  # nobody else has seen it yet
         return tuple(steps)
 
 

@@ -2,21 +2,24 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 
-from knhk.domain.complaints import Complaints, Path, nearest
+from knhk.domain.complaints import Complaints, Path
 from knhk.domain.descriptor import RetryPart, SpecPart, StepPart
 from knhk.domain.descriptor_shape import BLANK
 from knhk.domain.errors import InvalidExpression
 from knhk.domain.expressions import Condition, Template, compile_condition, compile_template
 from knhk.domain.graph import Graph
-from knhk.domain.json_schemas import error_places, schema_fault
+from knhk.domain.json_schemas import error_places, matches, schema_fault
 from knhk.domain.plan import NEVER, ActionTraits, RetryPolicy, Step
 from knhk.domain.units import parse_duration_ns
 
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
+MAX_EXPRESSIONS: Final = 10_000
+"""How many expressions a descriptor can hold; each takes about 0.1 ms to compile."""
 DEFAULT_ATTEMPTS: Final = 3
 """How often a step is tried whose `retry` does not say."""
 _NO_NAMES: Final[frozenset[str]] = frozenset()
@@ -24,7 +27,12 @@ _ERROR: Final = frozenset({"error"})
 _DATA: Final = frozenset({"data"})
 _ONCE: Final = RetryPolicy()
 _UNKNOWN: Final = ActionTraits("", pure=True)
+_UNKNOWN_VALUE: Final = compile_template(None)
 _VALIDATE: Final = "validate"
+
+
+# Most descriptors share a few durations.
+_duration_ns: Final = lru_cache(maxsize=256)(parse_duration_ns)
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -36,22 +44,13 @@ class Reading(msgspec.Struct, frozen=True):
     reader: int
 
 
-class CompiledSteps(msgspec.Struct):
-    """What there is before the steps themselves can be made."""
-
-    parts: Sequence[StepPart]
-    index_of: dict[str, int]
-    graph: Graph
-    readings: list[Reading]
-    steps: list[Step]
-
-
 class StepCompiler:
     """Compiles the steps of one descriptor."""
 
     def __init__(self, actions: Mapping[str, ActionTraits], complaints: Complaints) -> None:
         self._actions = actions
         self._complaints = complaints
+        self._expressions = 0
         self.readings: list[Reading] = []
         self.kept: set[int] = set()
 
@@ -91,7 +90,7 @@ class StepCompiler:
             if other < 0:
                 if name != BLANK or not self._complaints:
                     path = _at(index, "depends_on", at)
-                    self._complaints.add(f"there is no step {name[:140]!r}", path, nearest(name, index_of))
+                    self._complaints.add(f"there is no step {name[:140]!r}", path, name, index_of)
             elif other == index:
                 self._complaints.add(f"step {name!r} depends on itself", _at(index, "depends_on", at))
             else:
@@ -130,52 +129,39 @@ class StepCompiler:
         if traits is not None:
             return traits
         if part.action != BLANK or not self._complaints:
-            self._complaints.add(
-                f"there is no action {part.action[:140]!r}", _at(index, "action"), nearest(part.action, self._actions)
-            )
+            message = f"there is no action {part.action[:140]!r}"
+            self._complaints.add(message, _at(index, "action"), part.action, self._actions)
         return _UNKNOWN
 
     def _params(self, index: int, part: StepPart, traits: ActionTraits, depends_on: tuple[int, ...]) -> Template:
         params: dict[str, Any] = part.params or {}
         if part.action == _VALIDATE and "rules" in params:
             params = self._with_rules(index, params)
-        try:
-            template = compile_template(params, _NO_NAMES)
-        except InvalidExpression:
-            self._name_faults(params, _at(index, "params"))
-            template = compile_template({})
-        else:
-            if not template.dynamic and traits.params_schema is not None:
-                self._check_params(index, template.constant, traits)
-        if template.dynamic:
-            self.read(template, _at(index, "params"), index)
+        template = self.template(params, _at(index, "params"), index)
+        schema = traits.params_schema
+        if schema is not None and not template.dynamic and not matches(schema, template.constant):
+            self._check_params(index, template.constant, traits)
         if depends_on and traits.reads_dependencies and not (part.action == _VALIDATE and "data" in params):
             self.kept.update(depends_on)
         return template
 
     def _check_params(self, index: int, params: Any, traits: ActionTraits) -> None:
-        schema = traits.params_schema
-        if schema is not None:
-            for message, where in error_places(schema, params):
-                self._complaints.add(f"action {traits.name!r}: {message}", _at(index, "params", *where))
+        for message, where in error_places(traits.params_schema or {}, params):
+            self._complaints.add(f"action {traits.name!r}: {message}", _at(index, "params", *where))
 
-    def _name_faults(self, value: Any, path: Path) -> None:
-        """Say where in the params each expression stands that cannot be compiled."""
-        before = bool(self._complaints)
-        if isinstance(value, dict):
-            for key, part in value.items():
-                self._name_faults(part, (*path, key))
-        elif isinstance(value, list):
-            for at, part in enumerate(value):
-                self._name_faults(part, (*path, at))
-        else:
-            before = True
-            try:
-                compile_template(value, _NO_NAMES)
-            except InvalidExpression as error:
-                self._complaints.add(error.message, path)
-        if not before and not self._complaints:  # each expression is right, but together they are too many
-            self._complaints.add("too many expressions in one value", path)
+    def _name_faults(self, value: Any, path: Path) -> bool:
+        """Say where in a value each expression stands that cannot be compiled. False if there is none."""
+        if isinstance(value, dict | list):
+            parts = value.items() if isinstance(value, dict) else enumerate(value)
+            faults = [self._name_faults(part, (*path, key)) for key, part in parts]  # all of them, not just the first
+            return True in faults
+        try:
+            self._spend(compile_template(value, _NO_NAMES).expressions, path)
+        except InvalidExpression as error:
+            self._spend(1, path)
+            self._complaints.add(error.message, path)
+            return True
+        return False
 
     def _with_rules(self, index: int, params: dict[str, Any]) -> dict[str, Any]:
         """Rules of `validate` are conditions, not values: checked here, and left as CEL for the action."""
@@ -233,7 +219,7 @@ class StepCompiler:
     def duration(self, text: str, path: Path) -> int:
         """A duration in nanoseconds; 0 and a complaint if it is none."""
         try:
-            return parse_duration_ns(text)
+            return _duration_ns(text)
         except ValueError as error:
             self._complaints.add(str(error), path)
             return NEVER
@@ -245,20 +231,31 @@ class StepCompiler:
         except InvalidExpression as error:
             self._complaints.add(error.message, path)
             return None
-        self.read(condition, path, reader)
+        self._spend(1, path)
+        self._read(condition, path, reader)
         return condition
 
     def template(self, value: Any, path: Path, reader: int) -> Template:
         """A value with expressions; an empty one and complaints if it is none."""
         try:
             template = compile_template(value, _NO_NAMES)
-        except InvalidExpression:
-            self._name_faults(value, path)
-            return compile_template(None)
-        self.read(template, path, reader)
+        except InvalidExpression as error:
+            if not self._name_faults(value, path):  # each expression is right, but not all of them together
+                self._complaints.add(error.message, path)
+            return _UNKNOWN_VALUE
+        if template.dynamic:
+            self._spend(template.expressions, path)
+            self._read(template, path, reader)
         return template
 
-    def read(self, source: Template | Condition, path: Path, reader: int) -> None:
+    def _spend(self, expressions: int, path: Path) -> None:
+        """Count the expressions of the descriptor, which take most of the time. Raises InvalidDescriptor at the end."""
+        self._expressions += expressions
+        if self._expressions > MAX_EXPRESSIONS:
+            self._complaints.add(f"more than {MAX_EXPRESSIONS} expressions in one descriptor", path)
+            self._complaints.raise_if_any()
+
+    def _read(self, source: Template | Condition, path: Path, reader: int) -> None:
         """Note what an expression reads; `reader` is the index of its step, -1 if it is of the whole workflow."""
         if source.steps or source.inputs:
             self.readings.append(Reading(source.steps, source.inputs, path, reader))

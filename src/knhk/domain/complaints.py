@@ -1,13 +1,15 @@
 """What is wrong with a descriptor, collected, so that all of it is said at once."""
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from knhk.domain.errors import InvalidDescriptor, Problem
 
 Path = tuple[str | int, ...]
 MAX_PROBLEMS: Final = 100
+MAX_SUGGESTIONS: Final = 20
+"""How many are looked for; each takes time in the number of known names."""
 _MANY_NAMES: Final = 2000
 
 
@@ -18,16 +20,22 @@ class Complaints:
         self._locate = locate
         self._found: list[tuple[str, Path, str]] = []
         self._more = 0
+        self._suggestions = 0
 
     def __bool__(self) -> bool:
         return bool(self._found)
 
-    def add(self, message: str, path: Path, suggestion: str = "") -> None:
-        """Note a problem at a path. The first MAX_PROBLEMS are kept, the others counted."""
-        if len(self._found) < MAX_PROBLEMS:
-            self._found.append((message, path, suggestion))
-        else:
+    def add(self, message: str, path: Path, name: str = "", known: Collection[str] = ()) -> None:
+        """Note a problem at a path. The first MAX_PROBLEMS are kept, the others counted.
+
+        If the problem is a name that is not among the known ones, the nearest of these is suggested.
+        """
+        if len(self._found) >= MAX_PROBLEMS:
             self._more += 1
+            return
+        suggestion = nearest(name, known) if known and self._suggestions < MAX_SUGGESTIONS else ""
+        self._suggestions += bool(known)
+        self._found.append((message, path, suggestion))
 
     def problems(self) -> list[Problem]:
         """All problems, in the order of the text."""

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from knhk.domain.complaints import Complaints, Path, nearest
+from knhk.domain.complaints import Complaints, Path
 
 DROP: Final = object()
 """Stands for a value that did not fit and is left out."""
@@ -138,8 +138,7 @@ def _choice(shape: Any, value: Any, path: Path, complaints: Complaints) -> Any:
         return value
     known = ", ".join(shape.values)
     wanted = f"one of {known}" if len(shape.values) > 1 else known
-    suggestion = nearest(value, shape.values) if isinstance(value, str) else ""
-    complaints.add(f"must be {wanted}, not {kind_of(value)}", path, suggestion)
+    complaints.add(f"must be {wanted}, not {kind_of(value)}", path, str(value), shape.values)
     return DROP
 
 
@@ -199,9 +198,7 @@ def blank(shape: Shape) -> Any:
 
 
 def _unknown_key(key: str, fields: Mapping[str, Field], path: Path, complaints: Complaints) -> None:
-    suggestion = nearest(key, fields)
-    allowed = "" if suggestion else f"; known are {', '.join(fields)}"
-    complaints.add(f"unknown key {key[:80]!r}{allowed}", (*path, key), suggestion)
+    complaints.add(f"unknown key {key[:80]!r}; known are {', '.join(fields)}", (*path, key), key, fields)
 
 
 def _wrong(wanted: str, value: Any, path: Path, complaints: Complaints, hint: str = "") -> Any:

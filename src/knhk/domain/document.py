@@ -3,12 +3,14 @@
 There are two readers. The fast one (yaml_rs, about 15 us for a small descriptor) is lenient in places and can be
 driven into a stack overflow, so a scan of the text first sends everything unusual to the careful one
 (knhk.domain.yaml_events, about 150 us), which decides what is allowed. Whatever the fast one refuses goes there too,
-for the message. The two agree on every value; a fuzz test holds that. Refused are tags, duplicate keys, keys that are no strings, numbers that are not
-finite or longer than 64 bits, control characters, several documents, and more depth or values than the limits below.
+for the message. The two agree on every value; a fuzz test holds that.
+
+Refused are tags, duplicate keys, keys that are no strings, numbers that are not finite or longer than 64 bits, control
+characters, several documents, and more depth or values than the limits in yaml_events.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import yaml_rs
@@ -23,21 +25,29 @@ _LIMITS: Final = yaml_rs.AliasLimits(
 _MANY_BYTES: Final = 2 * MAX_VALUES
 """A shorter text cannot hold more than MAX_VALUES values."""
 
-_UNUSUAL: Final = re.compile(
-    r"""
-      (?:[-?:][ \t\r\n]+){16}        # compact nesting, on which the fast reader recurses without a limit
-    | [0-9][eE][+]?[0-9]{3}          # a float that may be infinite
-    | \.[iInN][nNaA][fFnN]           # .inf and .nan
-    | [0-9]{19}                      # an integer that may not fit
-    | (?:^|[^\w.])[-+]?0[xXoObB]     # a base: +0x1 is no number in YAML 1.2
-    """,
-    re.VERBOSE,
-)
-_CANDIDATES: Final = re.compile(r"[!&*|>%?](?=\S)|[0-9+\-.]_|^%|^\?|[?][ \t\r\n]", re.MULTILINE)
-_NUMBER_BEFORE: Final = re.compile(r"(?:^|[\s\[{,:\-?])[-+.0-9a-fA-FxXoO_]*\Z")
-_TOKEN_BEFORE: Final = re.compile(r"(?:^|[\n\r\[{,]|[-?:][ \t])[ \t]*\Z")
-_FEW_CANDIDATES: Final = 200
+# Each pattern begins with a literal or a small set, which the engine of `re` skips to quickly.
+_COMPACT_NESTING: Final = re.compile(r"-(?: +-){8}")
+"""Collections begun in one line, on which the fast reader recurses without a limit; by lines, columns limit it."""
+_FAR_RIGHT: Final = " " * 200
+_USUAL_BYTES: Final = bytes([0x0A, *range(0x20, 0x7F), *range(0x80, 0x100)])
+_ODD_NUMBERS: Final = (re.compile(r"_(?<![^-+.0-9_eE\s\[{,:]_)"), re.compile(r"0[xXoObB]"))
+"""Where a number may stand that the fast reader reads in another way: 1_000, 0b11, -0x1."""
+_ODD_COLON: Final = re.compile(r":(?:(?<=[ \n\[{,]:)|(?=[\]},]))")
+_HEAD_AT_END: Final = re.compile(r"[|>][-+0-9]*\s*\Z|#")
+_QUOTED: Final = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'[^']*'")
+_NO_FLOW: Final = re.compile(r"[^\[{,]*")
+_OPEN_FLOW: Final = re.compile(r"[\[{,] *[#\n]")
+"""A flow collection that may go on in the next line."""
+_INDICATORS: Final = "&*!?%"
+_HEAD: Final = re.compile(r"(?:^|[\s\[{,:])[-+.0-9_eE]*\Z")
+_TAIL: Final = re.compile(r"[-+.0-9_eE]*(?:[xXoObB][0-9a-fA-F_]+)?(?=[\s,\]}:]|\Z)")
 _BACK: Final = 64
+_LONG_NUMBER: Final = re.compile(r"[0-9]{400}")
+"""The fast reader takes time quadratic in the digits of a number, which shows in texts of _LONG_TEXT bytes."""
+_LONG_TEXT: Final = 10_000
+_FEW: Final = 200
+_BYTES_A_CANDIDATE: Final = 32
+"""A text with many suspicious places (more than _FEW and one in so many bytes) is read carefully at once."""
 
 
 class Document:
@@ -67,12 +77,14 @@ def read(text: bytes, *, max_bytes: int) -> Document:
     """
     if len(text) > max_bytes:
         raise _invalid(f"the descriptor is too large: {len(text)} bytes; at most {max_bytes} are allowed", 0, 0)
+    if not text.endswith(b"\n"):
+        text += b"\n"  # so that the last line of a block scalar ends like the others
     source = _decode(text)
     if source.lstrip(" \t\r\n").startswith("{"):
         document = _read_json(source)
         if document is not None:
             return document
-    value = _fast(source)
+    value = _fast(text, source)
     if value is None:
         value = _careful(source)[0]
     return Document(value, lambda: _careful(source)[1])
@@ -98,60 +110,123 @@ def _read_json(source: str) -> Document | None:
     return Document(value, places)
 
 
-def _fast(source: str) -> Any:
+def _fast(text: bytes, source: str) -> Any:
     """The value as the fast reader has it, None if the careful one must decide."""
-    if _is_unusual(source):
+    if _is_unusual(text, source):
         return None
     try:
         value = yaml_rs.loads(source, parse_datetime=False, alias_limits=_LIMITS)
     except Exception:
         return None
-    if type(value) is not dict:
+    if type(value) is not dict or not _is_plain(value, MAX_DEPTH):
         return None
-    return value if _is_plain(value, 0) and (len(source) < _MANY_BYTES or _count(value) <= MAX_VALUES) else None
+    return value if len(text) < _MANY_BYTES or _count(value) <= MAX_VALUES else None
 
 
-def _is_unusual(source: str) -> bool:
-    """Whether there is anything in the text on which the two readers may differ."""
-    if not source.replace("\n", " ").isprintable() or " " * 200 in source or _UNUSUAL.search(source):
+def _is_unusual(text: bytes, source: str) -> bool:
+    """Whether there is anything in the text on which the two readers may differ, or the fast one may fail."""
+    if text.translate(None, _USUAL_BYTES):
         return True
-    for count, match in enumerate(_CANDIDATES.finditer(source)):
-        at = match.start()
-        before = source[max(0, at - _BACK) : at]
-        if count >= _FEW_CANDIDATES:
+    if not source.isascii() and not source.replace("\n", " ").isprintable():
+        return True
+    if len(text) > _LONG_TEXT and _LONG_NUMBER.search(source):
+        return True
+    if _FAR_RIGHT in source or _COMPACT_NESTING.search(source):
+        return True
+    if _ODD_COLON.search(source) or source.startswith(":"):
+        return True
+    if ("{" in source and _is_open_over_lines(source)) or "\n..." in source or source.startswith("..."):
+        return True
+    for indicator in _INDICATORS:
+        if indicator in source and _begins_token(source, indicator):
             return True
-        if match[0][0] in "!&*|>%?":
-            if match[0][0] not in "|>" and (_TOKEN_BEFORE.search(before) or not before.strip(" ")):
-                return True
-        elif _NUMBER_BEFORE.search(before):
+    for indicator in "|>":
+        if indicator in source and _is_odd_block(source, indicator):
+            return True
+    return any(pattern.search(source) and _has_odd_number(source, pattern) for pattern in _ODD_NUMBERS)
+
+
+def _begins_token(source: str, indicator: str) -> bool:
+    """Whether a tag, anchor, alias, explicit key or directive may begin anywhere, and not just `2>&1` or `a && b`."""
+    return any(True for _ in _tokens(source, indicator))
+
+
+def _is_odd_block(source: str, indicator: str) -> bool:
+    """Whether what looks like the head of a block scalar may stand in a flow collection, or has no text after it."""
+    last = source[source.rfind("\n", 0, len(source.rstrip())) + 1 :]
+    if indicator in last and _HEAD_AT_END.search(last[-_BACK:]):
+        return True
+    several_lines = None
+    for at in _tokens(source, indicator):
+        start = source.rfind("\n", max(0, at - 4 * _BACK), at) + 1
+        before = source[start:at].strip(" ")
+        if before == "" or (start == 0 and at > 4 * _BACK) or before[0] == ":" or not _NO_FLOW.fullmatch(before):
+            return True
+        if several_lines is None and (several_lines := _OPEN_FLOW.search(source) is not None):
             return True
     return False
 
 
-def _is_plain(value: Any, depth: int) -> bool:
-    """Whether keys are strings, numbers finite and in range, and nesting not too deep."""
-    kind = type(value)
-    if kind is str:
-        return True
-    if kind is dict:
-        if depth >= MAX_DEPTH:
-            return False
-        for key, part in value.items():
-            if type(key) is not str or (type(part) is not str and not _is_plain(part, depth + 1)):
+def _is_open_over_lines(source: str) -> bool:
+    """Whether a flow mapping may go on in the next line. Keys in it that do are taken by the fast reader alone."""
+    for line in source.split("\n"):
+        if "{" in line or "}" in line:
+            if '"' in line or "'" in line:
+                line = _QUOTED.sub("", line)
+            if line.count("{") != line.count("}"):
+                return True
+    return False
+
+
+def _tokens(source: str, indicator: str) -> Iterator[int]:
+    """Where an indicator may begin a token; also once more if there are too many to look at."""
+    at = source.find(indicator)
+    for _ in range(_FEW + len(source) // _BYTES_A_CANDIDATE):
+        if at < 0:
+            return
+        if at == 0 or source[at - 1] in " \n[{,:":
+            before = source[max(0, at - _BACK) : at].rstrip(" ")
+            if not before or before[-1] in "\n[{,:-?":
+                yield at
+        at = source.find(indicator, at + 1)
+    yield 0
+
+
+def _has_odd_number(source: str, pattern: re.Pattern[str]) -> bool:
+    """Whether there may be a number that is written with underscores or in another base than ten."""
+    most = _FEW + len(source) // _BYTES_A_CANDIDATE
+    for count, match in enumerate(pattern.finditer(source)):
+        at = match.start()
+        if count == most or (_TAIL.match(source, at) and _HEAD.search(source[max(0, at - _BACK) : at])):
+            return True
+    return False
+
+
+def _is_plain(collection: Any, levels: int) -> bool:
+    """Whether keys are strings, numbers finite and in range, and nesting at most so many levels."""
+    if levels == 0:
+        return False
+    if type(collection) is dict:
+        for key in collection:
+            if type(key) is not str:
                 return False
-        return True
-    if kind is list:
-        if depth >= MAX_DEPTH:
-            return False
-        for part in value:  # noqa: SIM110  # a generator would cost more
-            if type(part) is not str and not _is_plain(part, depth + 1):
+        collection = collection.values()
+    for part in collection:
+        kind = type(part)
+        if kind is str:
+            continue
+        if kind is dict or kind is list:
+            if part and not _is_plain(part, levels - 1):
                 return False
-        return True
-    if kind is int:
-        return bool(MIN_INT <= value <= MAX_INT)
-    if kind is float:
-        return bool(value - value == 0.0)
-    return value is None or kind is bool
+        elif kind is int:
+            if not MIN_INT <= part <= MAX_INT:
+                return False
+        elif kind is float:
+            if part - part != 0.0:
+                return False
+        elif part is not None and kind is not bool:
+            return False
+    return True
 
 
 def _count(value: Any) -> int:

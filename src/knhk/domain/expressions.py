@@ -45,20 +45,23 @@ class Template:
 
     `value` is the value as written, `dynamic` whether it holds any expression. Without any, `evaluate` returns
     `constant`, itself and not a copy: callers must not change it. (It is `value`, but that `$${{` has become `${{`.)
-    `steps` are the names of the steps whose outputs the expressions read, `inputs` those of the inputs.
+    `steps` are the names of the steps whose outputs the expressions read, `inputs` those of the inputs,
+    `expressions` says how many there are.
     """
 
-    __slots__ = ("_node", "constant", "dynamic", "inputs", "steps", "value")
+    __slots__ = ("_node", "constant", "dynamic", "expressions", "inputs", "steps", "value")
 
     def __init__(self, value: Any, node: "_Node | None", constant: Any) -> None:
         self.value = value
         self.dynamic = node is not None
+        self.expressions = 0
         self.steps: frozenset[str] = _EMPTY
         self.inputs: frozenset[str] = _EMPTY
         self._node = node
         self.constant = constant
         if node is not None:
             programs = list(_programs(node))
+            self.expressions = len(programs)
             self.steps = _EMPTY.union(*(program.steps for program in programs))
             self.inputs = _EMPTY.union(*(program.inputs for program in programs))
 
@@ -132,13 +135,12 @@ def compile_template(value: Any, names: frozenset[str] = EXTRA_NAMES) -> Templat
     """
     if not _mentions(value):
         return Template(value, None, value)
+    if _count(value) > MAX_EXPRESSIONS:
+        raise InvalidExpression(f"more than {MAX_EXPRESSIONS} expressions in one value")
     node = _compile(value, names)
     if isinstance(node, _Constant):
         return Template(value, None, node.value)
-    template = Template(value, node, None)
-    if sum(1 for _ in _programs(node)) > MAX_EXPRESSIONS:
-        raise InvalidExpression(f"more than {MAX_EXPRESSIONS} expressions in one value")
-    return template
+    return Template(value, node, None)
 
 
 def compile_condition(source: str, names: frozenset[str] = EXTRA_NAMES) -> Condition:
@@ -166,6 +168,15 @@ def _mentions(value: Any) -> bool:
         if _mentions(part):
             return True
     return False
+
+
+def _count(value: Any) -> int:
+    """How many expressions there may be in a value."""
+    if isinstance(value, str):
+        return value.count(_OPEN)
+    if isinstance(value, dict):
+        return sum(map(_count, value.values()))
+    return sum(map(_count, value)) if isinstance(value, list) else 0
 
 
 def _compile(value: Any, names: frozenset[str]) -> _Node:

@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 import yaml
 
 MAX_DEPTH: Final = 64
-MAX_VALUES: Final = 500_000
+MAX_VALUES: Final = 300_000
 """How many values and keys a document can hold."""
 MAX_REPEATED: Final = 100_000
 """How many of them can come from aliases."""
@@ -89,7 +89,7 @@ class _Builder:
         if event.tag is not None:
             _refuse(f"tags are not allowed: {event.tag}", event)
         frame = self._stack[-1] if self._stack else None
-        plain = event.implicit[0] and event.style is None
+        plain = event.implicit[0] and not event.style
         if frame is not None and frame.key is None and type(frame.value) is dict:
             self._key(frame, event, plain)
             return
