@@ -87,6 +87,8 @@ class _JournalCheck:
             except Corrupt as error:
                 rows.damaged = True
                 self.report.note("corrupt", error.message)
+        if rows.damaged:
+            check.faulty.update(receipt_hash for _, receipt_hash, _ in check.expected_payloads())
         for digest in check.descriptor_digests:
             if not await self._descriptor(digest, check.workflow_id):
                 check.faulty.update(hash_ for receipt, hash_ in check.receipts if receipt.descriptor_digest == digest)
@@ -132,7 +134,9 @@ class _JournalCheck:
             except Corrupt as error:
                 self.report.note("corrupt", error.message)
         self._progress("blocks", self.report.blocks, max(self.report.blocks, self._blocks_total))
-        self.report.verified_count = max(0, self.report.verified_count - self._uncounted_faulty)
+        # Where the first pass could not read on, blocks may have receipts whose chain was not followed.
+        verified = min(self.report.verified_count, self.report.total_count)
+        self.report.verified_count = max(0, verified - self._uncounted_faulty)
         return in_blocks
 
     async def _block(self, chain: BlockChain, signed: SignedBlock) -> int:

@@ -63,8 +63,8 @@ class Report(msgspec.Struct):
     """What a verification found. Counts are of receipts, except `blocks`, `workflows`, and `missing`.
 
     `missing` counts receipts, blocks, payloads and descriptors that must be there and are not. `problems` names the
-    first hundred of `problem_count`. Time reversals alone do not make a journal invalid: the chain proves the order of
-    what happened, the clock of a machine does not.
+    first hundred different ones of `problem_count`. Time reversals alone do not make a journal invalid: the chain
+    proves the order of what happened, the clock of a machine does not.
     """
 
     total_count: int = 0
@@ -98,7 +98,7 @@ class Report(msgspec.Struct):
             case _:
                 self.corrupt += 1
         self.problem_count += 1
-        if len(self.problems) < NAMED_PROBLEMS:
+        if len(self.problems) < NAMED_PROBLEMS and message not in self.problems:  # damage is met more than once
             self.problems.append(message)
 
     def absorb(self, other: "Report") -> None:

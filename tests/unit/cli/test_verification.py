@@ -331,6 +331,7 @@ def test_what_the_store_cannot_read_is_a_named_problem(method: str) -> None:
     report = check(store, scanner=Damaged(store.scanner(), method))
     assert not report.valid
     assert any("000012.sst" in problem for problem in report.problems)
+    assert report.verified_count < len(RECEIPTS)
 
 
 def test_problems_are_named_up_to_a_limit_and_counted_beyond() -> None:
