@@ -173,7 +173,7 @@ class NodeOperations:
             rejections=lambda: engine.admission.rejections,
             store=store.statistics,
             projection_lag=lambda: max(0, engine.committer.height - engine.projector.cursor),
-            uptime_percentage=lambda: self.uptime.percentage,
+            uptime_percentage=self.uptime.percentage,
             steps_running=lambda: engine.executor.running,
             steps_waiting=lambda: engine.executor.waiting,
             free_bytes=store.free_bytes,
@@ -251,9 +251,8 @@ async def _serve(loaded: Loaded) -> int:
 async def _until_stopped(node: Node, config: Config, stopping: asyncio.Event) -> int:
     halted = node.engine.halted
     assert halted is not None
-    asked = asyncio.create_task(stopping.wait())
-    await asyncio.wait({asked, halted}, return_when=asyncio.FIRST_COMPLETED)
-    asked.cancel()
+    halted.add_done_callback(lambda _halted: stopping.set())
+    await stopping.wait()
     log = get("knhk.serve")
     if halted.done():
         error = halted.result()

@@ -5,6 +5,7 @@ Every method that changes something returns only when the change is committed.
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
@@ -326,9 +327,9 @@ class Control:
         return Accepted(run.workflow_id, run.state, True, results if run.ended else None, run.failure)
 
     async def _wait(self, live: LiveRun, seconds: float) -> None:
-        waiter = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         live.waiters.append(waiter)
-        timer = self._clock.call_later(seconds, lambda: waiter.done() or waiter.set_result(None))
+        timer = self._clock.call_later(seconds, partial(_settle, waiter))
         try:
             await waiter
         finally:
@@ -387,3 +388,8 @@ class Control:
             raise IllegalTransition(
                 f"{to_text(live.run.workflow_id)} is {live.run.state} and cannot be {verb}",
             )
+
+
+def _settle(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)

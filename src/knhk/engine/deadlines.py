@@ -68,5 +68,5 @@ class Deadlines:
                 self._due(key)
         while self._heap and self._at.get(self._heap[0][1]) != self._heap[0][0]:
             heappop(self._heap)
-        if self._heap and (self._handle is None or self._heap[0][0] < self._handle_at):
+        if self._heap:
             self._arm(self._heap[0][0])
