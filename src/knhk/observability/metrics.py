@@ -57,7 +57,8 @@ class Metrics(Collector):
 
     def __init__(self) -> None:
         self._submitted = self._steps_completed = self._steps_failed = self._steps_retrying = 0
-        self._departments: dict[str, list[int]] = {}
+        # The names that alert rules use are there from the first scrape on.
+        self._departments: dict[str, list[int]] = {NONE: [0] * len(_END_NAMES)}
         self._buckets = [0] * (len(_BUCKETS_NS) + 1)
         self._duration_ns = 0
         self._handlers: dict[type[Detail], Callable[[Summary, Event], None]] = {
@@ -147,7 +148,7 @@ class Metrics(Collector):
         name = department[:_LONGEST_NAME] or NONE
         counts = self._departments.get(name)
         if counts is None:
-            if len(self._departments) >= MOST_DEPARTMENTS:
+            if len(self._departments) > MOST_DEPARTMENTS:  # NONE is not one of them
                 name = OTHER
             counts = self._departments.setdefault(name, [0] * len(_END_NAMES))
         return counts
