@@ -31,6 +31,7 @@ _SECRET_NAME: Final = re.compile(
 _SECRET_TEXTS: Final = (
     (re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@"), rf"\1:{MASK}@"),
     (re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1 {MASK}"),
+    (re.compile(r"\b(\w*(?:password|passwd|secret|token|api_?key)=)[^\s&;,'\"]+", re.IGNORECASE), rf"\1{MASK}"),
 )
 
 

@@ -72,7 +72,7 @@ def test_secrets_do_not_come_out(stream: io.StringIO) -> None:
         key_id="shown",
     )
     try:
-        raise RuntimeError("no: amqp://knhk:hunter2@queue")
+        raise RuntimeError("no: amqp://knhk:hunter2@queue or ?x=1&access_token=hunter2&y or DB_PASSWORD=hunter2")
     except RuntimeError:
         logs.get("knhk.test").exception("failed", local="x")
     text = stream.getvalue() if lines(stream) else ""
