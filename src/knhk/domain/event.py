@@ -4,6 +4,9 @@ An `Event` is a receipt before it is sealed: it has no position in a chain yet. 
 the event itself, what is peculiar to one kind in its `detail`, one small struct per kind. Adding a kind means one
 struct here, one entry in `DETAILS` and one fold in run.py.
 
+Records here and in receipt.py are made by the hundred thousand and never form cycles, so the garbage collector is told
+to pass them over (gc=False).
+
 Compatibility: fields are only ever added, at the end, with a default; a kind is never renamed or given a new meaning.
 """
 
@@ -36,7 +39,7 @@ class Kind(StrEnum):
     PAYLOAD_ERASED = "payload.erased"
 
 
-class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Why an attempt or a run failed. `guard` names the rule, invariant or covenant that was violated, if one was."""
 
     code: str
@@ -45,11 +48,11 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     step: str = ""
 
 
-class Detail(msgspec.Struct, frozen=True, omit_defaults=True):
+class Detail(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Base of the details; encoded as a msgpack map of the fields that differ from their default."""
 
 
-class Submitted(Detail, frozen=True):
+class Submitted(Detail, frozen=True, gc=False):
     """A run was accepted. `traceparent` is the submitter's W3C trace context, empty if there was none."""
 
     name: str
@@ -62,63 +65,63 @@ class Submitted(Detail, frozen=True):
     labels: dict[str, str] = {}
 
 
-class Started(Detail, frozen=True):
+class Started(Detail, frozen=True, gc=False):
     """A slot was given to the run. `deadline_ns` is when it times out (Unix time, 0 for never)."""
 
     deadline_ns: int = 0
 
 
-class Paused(Detail, frozen=True):
+class Paused(Detail, frozen=True, gc=False):
     reason: str = ""
 
 
-class Resumed(Detail, frozen=True):
+class Resumed(Detail, frozen=True, gc=False):
     reason: str = ""
 
 
-class Retried(Detail, frozen=True):
+class Retried(Detail, frozen=True, gc=False):
     """An operator let a failed run go on; `steps` are those that are reset and run again."""
 
     steps: tuple[str, ...] = ()
     deadline_ns: int = 0
 
 
-class Completed(Detail, frozen=True):
+class Completed(Detail, frozen=True, gc=False):
     """All steps are done. `results_root` is the Merkle root over the steps' output digests in plan order (only `Pi`)."""
 
     results_root: bytes = b""
 
 
-class Failed(Detail, frozen=True):
+class Failed(Detail, frozen=True, gc=False):
     failure: Failure
 
 
-class Cancelled(Detail, frozen=True):
+class Cancelled(Detail, frozen=True, gc=False):
     reason: str = ""
 
 
-class TimedOut(Detail, frozen=True):
+class TimedOut(Detail, frozen=True, gc=False):
     failure: Failure
 
 
-class StepStarted(Detail, frozen=True):
+class StepStarted(Detail, frozen=True, gc=False):
     """Journaled before the attempt runs: always for `at_most_once`, and for steps whose timeout must outlive a crash."""
 
     deadline_ns: int = 0
 
 
-class StepCompleted(Detail, frozen=True):
+class StepCompleted(Detail, frozen=True, gc=False):
     started_at_ns: int = 0
 
 
-class StepFailed(Detail, frozen=True):
+class StepFailed(Detail, frozen=True, gc=False):
     """The step failed for good."""
 
     failure: Failure
     started_at_ns: int = 0
 
 
-class StepRetrying(Detail, frozen=True):
+class StepRetrying(Detail, frozen=True, gc=False):
     """An attempt failed and the next one may start at `next_at_ns`."""
 
     failure: Failure
@@ -126,15 +129,15 @@ class StepRetrying(Detail, frozen=True):
     started_at_ns: int = 0
 
 
-class TimerSet(Detail, frozen=True):
+class TimerSet(Detail, frozen=True, gc=False):
     fire_at_ns: int
 
 
-class TimerFired(Detail, frozen=True):
+class TimerFired(Detail, frozen=True, gc=False):
     pass
 
 
-class PayloadErased(Detail, frozen=True):
+class PayloadErased(Detail, frozen=True, gc=False):
     """All inputs and outputs of the run were deleted on request; their digests stay in the receipts."""
 
     reason: str = ""
@@ -188,7 +191,7 @@ TERMINAL: Final = frozenset(
 )
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """Something that happened to one run.
 
     `step` is the step's path, empty for the run itself. `attempt` counts from 1, 0 where it has no meaning. `at_ns` is

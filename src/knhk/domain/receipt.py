@@ -26,7 +26,7 @@ NO_HASH: Final = bytes(32)
 EMPTY_ROOT: Final = sha256(b"").digest()
 
 
-class Receipt(msgspec.Struct, frozen=True, array_like=True):
+class Receipt(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One immutable record of the journal. The order of the fields is the format: see the module's docstring."""
 
     workflow_id: int
@@ -59,7 +59,7 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True):
         )
 
 
-class Sealed(msgspec.Struct, frozen=True, array_like=True):
+class Sealed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A receipt's hash and its body, the bytes that were hashed. This pair is what is stored."""
 
     hash: bytes
@@ -74,7 +74,7 @@ class Sealed(msgspec.Struct, frozen=True, array_like=True):
         return sha256(RECEIPT_PREFIX + self.body).digest() == self.hash
 
 
-class Block(msgspec.Struct, frozen=True, array_like=True):
+class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The header of one group commit.
 
     `first_offset` is the number of receipts of the partition before this block, `count` of those in it, `epoch` the
@@ -93,7 +93,7 @@ class Block(msgspec.Struct, frozen=True, array_like=True):
     key_id: str
 
 
-class Slice(msgspec.Struct, frozen=True, array_like=True):
+class Slice(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The receipts of one run in one block: `count` of them from `first_seq` on."""
 
     workflow_id: int
@@ -101,7 +101,7 @@ class Slice(msgspec.Struct, frozen=True, array_like=True):
     count: int
 
 
-class SignedBlock(msgspec.Struct, frozen=True, array_like=True):
+class SignedBlock(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A block header's body (the signed bytes), its signature, and which receipts are its leaves, in leaf order."""
 
     body: bytes

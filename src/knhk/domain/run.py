@@ -153,7 +153,8 @@ class Run:
     def wake_at_ns(self) -> int:
         """When `decide` must be asked again at the latest (Unix time in ns), 0 if time alone changes nothing."""
         deadline = self.deadline_ns
-        if self.state is RunState.RUNNING and self.timers:
+        # Once a step has failed for good, no timer begins anything: only the attempts under way are waited for.
+        if self.state is RunState.RUNNING and self.timers and self.first_failed < 0:
             first = self.timers[0][0]
             return min(first, deadline) if deadline else first
         return deadline if not self.ended else 0
@@ -174,7 +175,7 @@ def _started(run: Run, event: Event, detail: ev.Started) -> None:
     run.state = RunState.RUNNING
     run.started_at_ns = event.at_ns
     run.deadline_ns = detail.deadline_ns
-    run.ready.extend(index for index, count in enumerate(run.remaining) if not count)
+    run.ready.extend([index for index, count in enumerate(run.remaining) if not count])
 
 
 def _paused(run: Run, _event: Event, _detail: ev.Paused) -> None:

@@ -61,11 +61,14 @@ class Deadlines:
     def _fire(self) -> None:
         self._handle = None
         now = self._clock.now_ns()
+        due: list[Key] = []
         while self._heap and self._heap[0][0] <= now:
             at_ns, key = heappop(self._heap)
             if self._at.get(key) == at_ns:
                 del self._at[key]
-                self._due(key)
+                due.append(key)
+        for key in due:  # Only now: whoever is called may set a deadline that is due at once.
+            self._due(key)
         while self._heap and self._at.get(self._heap[0][1]) != self._heap[0][0]:
             heappop(self._heap)
         if self._heap:

@@ -18,7 +18,7 @@ from knhk.ports.environment import PublicKey
 from knhk.ports.journal import Claim
 
 
-class Payload(msgspec.Struct, frozen=True, array_like=True):
+class Payload(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A step's or run's input (slot 0) or output (slot 1), beside the receipt `seq` that holds its digest."""
 
     seq: int
