@@ -209,6 +209,8 @@ def serve(loaded: Loaded) -> int:
 
 async def _serve(loaded: Loaded) -> int:
     from knhk.api.app import create_app
+    from knhk.api.fast_path import protocol_for
+    from knhk.api.submit import SubmitRoute
     from knhk.ops.app import create_app as create_operations
 
     config, log = loaded.config, get("knhk.serve")
@@ -223,8 +225,9 @@ async def _serve(loaded: Loaded) -> int:
     node = Node(config)
     operations = NodeOperations(node, stopping)
     operations_server = Serving(create_operations(operations), operations_socket)
-    application = create_app(node.engine.control, version=__version__, max_body_bytes=config.api.max_body_bytes)
-    api_server = Serving(application, api_socket)
+    route = SubmitRoute(node.engine.control, config.api.max_body_bytes)
+    application = create_app(node.engine.control, route, version=__version__)
+    api_server = Serving(application, api_socket, protocol_for(route))
     try:
         await operations_server.start()
         await node.start()

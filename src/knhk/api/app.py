@@ -12,7 +12,7 @@ from litestar.openapi.spec import License
 from litestar.params import Body, Parameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
-from knhk.api.submit import Answer, Application, SubmitRoute, in_front_of, problem_answer
+from knhk.api.submit import Answer, SubmitRoute, internal_error, problem_answer
 from knhk.domain import identifier
 from knhk.domain.errors import InvalidParameter, KnhkError
 from knhk.domain.run import RunState
@@ -40,10 +40,9 @@ WorkflowId = Annotated[str, Parameter(description="Such as wf-1234567890.")]
 Reasoned = Annotated[Reason | None, Body(description="Optional: a reason, kept in the receipt.")]
 
 
-def create_app(control: Control, *, version: str, max_body_bytes: int) -> Application:
-    """The API as an ASGI application."""
-    route = SubmitRoute(control, max_body_bytes)
-    application = Litestar(
+def create_app(control: Control, route: SubmitRoute, *, version: str) -> Litestar:
+    """The API as an ASGI application; `route` answers submissions."""
+    return Litestar(
         route_handlers=[_submit_handler(route), *_read_handlers(control), *_change_handlers(control)],
         openapi_config=OpenAPIConfig(
             title="KNHK",
@@ -55,10 +54,9 @@ def create_app(control: Control, *, version: str, max_body_bytes: int) -> Applic
             use_handler_docstrings=True,
         ),
         exception_handlers={KnhkError: _problem, HTTPException: _http_problem, Exception: _internal_problem},
-        request_max_body_size=max_body_bytes,
+        request_max_body_size=route.max_body_bytes,
         logging_config=None,
     )
-    return in_front_of(application, route)  # type: ignore[arg-type]  # Litestar types its scope more narrowly
 
 
 def _submit_handler(route: SubmitRoute) -> Any:
@@ -71,8 +69,8 @@ def _submit_handler(route: SubmitRoute) -> Any:
         ] = None,
     ) -> Response[bytes]:
         """The body is a descriptor (YAML or JSON), or {"descriptor": ..., "inputs": {...}} in JSON."""
-        query = f"wait={wait}".encode() if wait else b""
-        return _response(await route.answer(request.scope["headers"], query, await request.body()))
+        scope = request.scope
+        return _response(await route.answer(scope["headers"], scope["query_string"], await request.body()))
 
     return submit_workflow
 
@@ -211,11 +209,4 @@ def _http_problem(_request: Request[Any, Any, Any], error: HTTPException) -> Res
 
 
 def _internal_problem(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    problem = {
-        "type": "about:blank",
-        "title": "Internal error",
-        "status": 500,
-        "detail": f"{type(error).__name__}; the server's log has more",
-        "retryable": False,
-    }
-    return Response(msgspec.json.encode(problem), status_code=500, media_type="application/problem+json")
+    return _response(internal_error(error))

@@ -1,27 +1,23 @@
-"""POST /workflows, the hot path: a bare ASGI callable in front of the application, with nothing between it and control.
+"""POST /workflows, the hot path: from the bytes of a request to the bytes of its answer.
 
-The body is a descriptor in YAML or JSON, or the JSON envelope {"descriptor": ..., "inputs": {...}}.
+fast_path.py calls it straight from the HTTP parser, app.py for the documented route; both give the same answers. The
+body is a descriptor in YAML or JSON, or the JSON envelope {"descriptor": ..., "inputs": {...}}.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import parse_qs
 
 import msgspec
 
-from knhk.domain.errors import InvalidDescriptor, InvalidParameter, KnhkError, PayloadTooLarge
+from knhk.domain.errors import InvalidDescriptor, InvalidParameter, KnhkError
 from knhk.domain.identifier import to_text
 from knhk.domain.problems import problem_of
 from knhk.domain.units import parse_duration_ns
 from knhk.engine.control import Accepted, Control, Submission
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 PATH: Final = "/workflows"
@@ -45,7 +41,7 @@ class SubmitRoute:
     """Answers submissions. Used by the fast path and by the documented route of the application alike."""
 
     def __init__(self, control: Control, max_body_bytes: int) -> None:
-        self._control, self._max_body_bytes = control, max_body_bytes
+        self._control, self.max_body_bytes = control, max_body_bytes
 
     async def answer(self, headers: Headers, query: bytes, body: bytes) -> Answer:
         """Status, headers and body for one submission; errors are answers too."""
@@ -65,18 +61,6 @@ class SubmitRoute:
         location = (b"location", f"/workflows/{shown['workflow_id']}".encode())
         return 200 if ended or accepted.replayed else 202, [_JSON, location], _ENCODER.encode(shown)
 
-    async def handle(self, receive: Receive, scope: Scope, send: Send) -> None:
-        """The bare ASGI callable."""
-        body = await self._body(receive)
-        if body is None:
-            error = PayloadTooLarge(f"the body is longer than {self._max_body_bytes} bytes (api.max_body)")
-            status, headers, raw = problem_answer(error)
-        else:
-            status, headers, raw = await self.answer(scope["headers"], scope["query_string"], body)
-        headers.append((b"content-length", str(len(raw)).encode()))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": raw})
-
     async def _submit(self, headers: Headers, query: bytes, body: bytes) -> Accepted:
         key = traceparent = ""
         for name, value in headers:
@@ -91,37 +75,6 @@ class SubmitRoute:
         submission = Submission(body, inputs, key, traceparent=traceparent)
         return await self._control.submit(submission, wait_s=wait_s)
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """The whole body, or None if it is too long: then all of it is read and dropped, so that the answer arrives."""
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body"):
-            return body if len(body) <= self._max_body_bytes else None
-        parts, size = [body], len(body)
-        while message.get("more_body"):
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                break
-            part = message.get("body", b"")
-            size += len(part)
-            if size <= self._max_body_bytes:
-                parts.append(part)
-            else:
-                parts.clear()
-        return b"".join(parts) if size <= self._max_body_bytes else None
-
-
-def in_front_of(application: Application, route: SubmitRoute) -> Application:
-    """The application with the submit route before it."""
-
-    async def front(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
-            await route.handle(receive, scope, send)
-        else:
-            await application(scope, receive, send)
-
-    return front
-
 
 def problem_answer(error: KnhkError) -> Answer:
     """An error as RFC 9457 problem details."""
@@ -132,8 +85,20 @@ def problem_answer(error: KnhkError) -> Answer:
     return status, headers, _ENCODER.encode(problem)
 
 
+def internal_error(error: Exception) -> Answer:
+    """What nobody foresaw: the log has it whole, the client gets its kind."""
+    problem = {
+        "type": "about:blank",
+        "title": "Internal error",
+        "status": 500,
+        "detail": f"{type(error).__name__}; the server's log has more",
+        "retryable": False,
+    }
+    return 500, [_PROBLEM], _ENCODER.encode(problem)
+
+
 def _open(body: bytes) -> tuple[bytes, dict[str, Any]]:
-    """The descriptor and the inputs of an envelope; a JSON descriptor that merely contains the word is left as it is."""
+    """Descriptor and inputs of an envelope; a JSON descriptor that merely contains the word is left as it is."""
     try:
         envelope = _ENVELOPE.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:

@@ -10,6 +10,7 @@ to pass them over (gc=False).
 Compatibility: fields are only ever added, at the end, with a default; a kind is never renamed or given a new meaning.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -62,7 +63,7 @@ class Submitted(Detail, frozen=True, gc=False):
     steps: int = 0
     idempotency_key: str = ""
     traceparent: str = ""
-    labels: dict[str, str] = {}
+    labels: Mapping[str, str] = {}
 
 
 class Started(Detail, frozen=True, gc=False):

@@ -1,5 +1,7 @@
 """One row a run: what lists and metrics need, folded from events alone (no plan, no payloads)."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from knhk.domain import event as ev
@@ -23,7 +25,7 @@ class Summary(msgspec.Struct, array_like=True):
     ended_at_ns: int = 0
     failure: Failure | None = None
     erased: bool = False
-    labels: dict[str, str] = {}
+    labels: Mapping[str, str] = {}
 
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -32,7 +32,7 @@ class Arrivals:
                 live = self._scheduler.find(workflow_id)
                 if live is None or live.run.ended:
                     if live is not None and live.batch is not None:
-                        await asyncio.shield(live.batch.done)
+                        await live.batch.committed()
                     live = await self._loader.load(workflow_id)
                 yield live
         finally:

@@ -50,9 +50,20 @@ class Piece:
 class Batch:
     """One group commit while it collects and until it is durable."""
 
-    __slots__ = ("after", "claims", "descriptors", "done", "durable", "erased", "height", "pieces", "receipts")
+    __slots__ = (
+        "after",
+        "claims",
+        "descriptors",
+        "durable",
+        "erased",
+        "failure",
+        "height",
+        "pieces",
+        "receipts",
+        "waiters",
+    )
 
-    def __init__(self, done: "asyncio.Future[None]") -> None:
+    def __init__(self) -> None:
         self.pieces: list[Piece] = []
         self.descriptors: dict[bytes, bytes] = {}
         self.claims: list[Claim] = []
@@ -61,7 +72,19 @@ class Batch:
         self.receipts = 0
         self.height = -1
         self.durable = False
-        self.done = done
+        self.failure: KnhkError | None = None
+        self.waiters: list[asyncio.Future[None]] = []
+
+    async def committed(self) -> None:
+        """Wait until the batch is durable. Raises what has kept it from that, while it is being tried again."""
+        if self.durable:
+            return
+        if self.failure is not None:
+            raise _same(self.failure)
+        # A future for each who waits: if one of them is cancelled, that is nothing to the others.
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiters.append(waiter)
+        await waiter
 
 
 class CommitterStatistics:
@@ -136,7 +159,7 @@ class Committer:
             self._block_hash = ownership.head.hash()
             self._last_at_ns = head.at_ns
         await self._append.register_key(self._signer.public_key)
-        self._open = self._new_batch()
+        self._open = Batch()
         self._task = asyncio.create_task(self._commit_forever(), name=f"committer-{self.partition}")
         self._task.add_done_callback(self._ended)
 
@@ -192,9 +215,6 @@ class Committer:
             self.fault = StorageUnavailable(f"the committer stopped: {type(error).__name__}: {error}")
             self._halted(self.fault)
 
-    def _new_batch(self) -> Batch:
-        return Batch(asyncio.get_running_loop().create_future())
-
     def _wake(self) -> None:
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
@@ -209,7 +229,7 @@ class Committer:
                 self._idle = loop.create_future()
                 await self._idle
                 continue
-            batch, self._open = self._open, self._new_batch()
+            batch, self._open = self._open, Batch()
             commit = self._cut(batch)
             began = loop.time()
             try:
@@ -230,8 +250,9 @@ class Committer:
         statistics.commit_seconds += seconds
         batch.durable = True
         batch.height = commit.block.height
-        if not batch.done.done():
-            batch.done.set_result(None)
+        for waiter in batch.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
         for callback in batch.after:
             callback()
         self._committed(batch)
@@ -326,7 +347,13 @@ class Committer:
 
 def _fail(batch: Batch, error: KnhkError) -> None:
     """Tell those who wait that the outcome is open: the commit is still being tried."""
-    if batch.done.done():
-        return
-    batch.done.set_exception(type(error)(error.message, retry_after_s=error.retry_after_s or 1.0))
-    batch.done.exception()  # Marks it as retrieved: often nobody waits for this batch.
+    batch.failure = error
+    for waiter in batch.waiters:
+        if not waiter.done():
+            waiter.set_exception(_same(error))
+    batch.waiters.clear()
+
+
+def _same(error: KnhkError) -> KnhkError:
+    """The error once more, for another who waits: an exception that is raised twice carries two tracebacks."""
+    return type(error)(error.message, retry_after_s=error.retry_after_s or 1.0)

@@ -269,7 +269,7 @@ class Control:
         live = self._create(plan, inputs, submission, claim)
         batch = live.batch
         assert batch is not None
-        await asyncio.shield(batch.done)
+        await batch.committed()
         run = live.run
         if wait_s > 0 and (not run.ended or live.uncommitted):
             await self._wait(live, wait_s)
@@ -289,7 +289,7 @@ class Control:
             len(plan.steps),
             submission.idempotency_key,
             submission.traceparent,
-            dict(plan.labels),
+            plan.labels,
         )
         event = Event(self._clock.now_ns(), detail, actor=submission.actor, input_digest=payload.digest(raw))
         committer = self._committer
@@ -347,14 +347,14 @@ class Control:
             self._scheduler.fill_slots()
         elif not live.run.ended:
             self._scheduler.take_in(live)
-        await asyncio.shield(batch.done)
+        await batch.committed()
 
     async def _folded(self, workflow_id: int) -> Run:
         live = self._scheduler.find(workflow_id)
         if live is not None and not live.uncommitted:
             return live.run
         if live is not None and live.batch is not None:
-            await asyncio.shield(live.batch.done)
+            await live.batch.committed()
             if not live.uncommitted:
                 return live.run
         run, _ = await self._loader.fold(workflow_id)

@@ -21,6 +21,7 @@ from knhk.engine.live import LiveRun
 from knhk.ports.environment import Clock
 
 _LONGEST_MESSAGE: Final = 2000
+_NO_DEPENDENCIES: Final[dict[str, Any]] = {}
 
 
 class Attempt:
@@ -115,7 +116,7 @@ class Executor:
                 return Failed("KNHK-STEP-PARAMS", _short("; ".join(str(one) for one in problems)))
         attempt.params = params
         run = live.run
-        name_of, outputs = run.plan.steps, live.outputs
+        steps, outputs = run.plan.steps, live.outputs
         workflow_id = to_text(run.workflow_id)
         return Invocation(
             workflow_id=workflow_id,
@@ -124,7 +125,11 @@ class Executor:
             attempt=attempt.number,
             idempotency_key=f"{workflow_id}/{step.name}",
             params=params,
-            dependencies={name_of[one].name: outputs.get(name_of[one].name) for one in step.depends_on},
+            dependencies=(
+                {steps[one].name: outputs.get(steps[one].name) for one in step.depends_on}
+                if step.traits.reads_dependencies
+                else _NO_DEPENDENCIES
+            ),
             scope=scope,
             now_ns=attempt.started_at_ns,
             traceparent=run.submitted.traceparent if run.submitted is not None else "",

@@ -19,7 +19,7 @@ _WINDOW_KEY: Final = (0, WAKE)
 
 
 class Sleepers:
-    """Wakes parked runs of one partition. 
+    """Wakes parked runs of one partition.
 
     `wake(id, row)` loads one whose timer row is at `row` ns; `has_room` says whether there is a slot for it.
     """

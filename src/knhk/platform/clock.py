@@ -1,8 +1,8 @@
 """The clock of a running process: wall time that never runs backwards.
 
 Unix time is read once, at start, and carried on by the monotonic clock. Somebody who sets the machine's clock, or NTP
-that steps it, therefore neither fires timers early nor makes receipts go back in time; `drift_s` tells how far the machine's
-clock has moved away since. The next start takes the machine's clock again, but never goes behind the journal.
+that steps it, therefore neither fires timers early nor makes receipts go back in time; `drift_s` tells how far the
+machine's clock has moved away since. The next start takes the machine's clock again, but never goes behind the journal.
 """
 
 import asyncio

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from knhk.domain.errors import InvalidConfiguration
 
@@ -23,14 +24,16 @@ class _Server(uvicorn.Server):
 
 
 class Serving:
-    """One application on one socket."""
+    """One application on one socket; `protocol` speaks HTTP, uvicorn's unless told otherwise."""
 
-    def __init__(self, application: Any, listener: socket.socket) -> None:
+    def __init__(
+        self, application: Any, listener: socket.socket, protocol: type[asyncio.Protocol] = HttpToolsProtocol
+    ) -> None:
         self._listener = listener
         self._server = _Server(
             uvicorn.Config(
                 application,
-                http="httptools",
+                http=protocol,
                 loop="none",
                 ws="none",
                 lifespan="off",
@@ -49,7 +52,7 @@ class Serving:
         """Begin to answer."""
         self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
         while not self._server.started and not self._task.done():
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # noqa: ASYNC110  # uvicorn has no event for it
 
     async def stop(self) -> None:
         """Answer what is under way, close the connections, end."""

@@ -1,0 +1,125 @@
+"""POST /workflows without the toll of ASGI: the parser hands the body to the submit route, the answer is one write.
+
+uvicorn's protocol does everything else, for this route too: keep-alive, flow control, shutdown, and requests that are
+out of the ordinary (pipelined, `Expect: 100-continue`, upgrades), which take the usual way through the application
+and meet the same SubmitRoute there. It leans on names inside uvicorn, which is pinned; tests hold both ways to the same
+answers.
+"""
+
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from knhk.api.submit import PATH, Answer, SubmitRoute, internal_error, problem_answer
+from knhk.domain.errors import PayloadTooLarge
+
+_TARGET = PATH.encode()
+_TARGET_WITH_QUERY = _TARGET + b"?"
+
+
+class Exchange:
+    """One submission on its way, in the place of uvicorn's RequestResponseCycle, some of whose names it shares."""
+
+    __slots__ = ("disconnected", "headers", "keep_alive", "parts", "query", "response_complete", "size")
+
+    def __init__(self, headers: list[tuple[bytes, bytes]], query: bytes, keep_alive: bool) -> None:
+        self.headers, self.query, self.keep_alive = headers, query, keep_alive
+        self.disconnected = self.response_complete = False
+        self.parts: list[bytes] = []
+        self.size = 0
+
+    @property
+    def message_event(self) -> "Exchange":
+        """Where uvicorn would wake a reader."""
+        return self
+
+    def set(self) -> None:
+        """Nobody waits: the body is complete before anything begins."""
+
+    def add(self, part: bytes, most_bytes: int) -> None:
+        """Take a part of the body; what is too long is only counted."""
+        self.size += len(part)
+        if self.size <= most_bytes:
+            self.parts.append(part)
+        else:
+            self.parts.clear()
+
+
+class SubmitProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with a way of its own for submissions. Made for one route by `protocol_for`."""
+
+    route: ClassVar[SubmitRoute]
+
+    def on_headers_complete(self) -> None:
+        if not self._is_ordinary_submission():
+            super().on_headers_complete()
+            return
+        query = self.url[len(_TARGET_WITH_QUERY) :]
+        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        self._take(Exchange(self.headers, query, keep_alive))
+
+    def on_body(self, body: bytes) -> None:
+        exchange = self._exchange()
+        if exchange is None:
+            super().on_body(body)
+        else:
+            exchange.add(body, self.route.max_body_bytes)
+
+    def on_message_complete(self) -> None:
+        exchange = self._exchange()
+        if exchange is None:
+            super().on_message_complete()
+            return
+        task = self.loop.create_task(self._respond(exchange))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def _take(self, exchange: Any) -> None:
+        self.cycle = exchange
+
+    def _exchange(self) -> Exchange | None:
+        cycle: Any = self.cycle
+        return cycle if type(cycle) is Exchange and not cycle.response_complete else None
+
+    def _is_ordinary_submission(self) -> bool:
+        url = self.url
+        return (
+            (url == _TARGET or url.startswith(_TARGET_WITH_QUERY))
+            and self.parser.get_method() == b"POST"
+            and not self.expect_100_continue
+            and not self.parser.should_upgrade()
+            and (self.cycle is None or self.cycle.response_complete)
+        )
+
+    async def _respond(self, exchange: Exchange) -> None:
+        if exchange.size > self.route.max_body_bytes:
+            limit = self.route.max_body_bytes
+            answer = problem_answer(PayloadTooLarge(f"the body is longer than {limit} bytes (api.max_body)"))
+        else:
+            try:
+                body = exchange.parts[0] if len(exchange.parts) == 1 else b"".join(exchange.parts)
+                answer = await self.route.answer(exchange.headers, exchange.query, body)
+            except Exception as error:
+                self.logger.error("Exception in the submit route", exc_info=error)
+                answer = internal_error(error)
+        if self.flow.write_paused and not exchange.disconnected:
+            await self.flow.drain()
+        if exchange.disconnected:
+            return
+        self.transport.write(_rendered(answer, exchange.keep_alive))
+        exchange.response_complete = True
+        if not exchange.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+
+def protocol_for(route: SubmitRoute) -> type[SubmitProtocol]:
+    """The protocol class that serves this route's submissions."""
+    return type("SubmitProtocolOfRoute", (SubmitProtocol,), {"route": route})
+
+
+def _rendered(answer: Answer, keep_alive: bool) -> bytes:
+    status, headers, raw = answer
+    lines = [b"%b: %b\r\n" % header for header in headers]
+    close = b"" if keep_alive else b"connection: close\r\n"
+    return b"%bcontent-length: %d\r\n%b%b\r\n%b" % (STATUS_LINE[status], len(raw), b"".join(lines), close, raw)
