@@ -113,7 +113,7 @@ class Program:
         for root in self.roots:
             if root == "steps":
                 outputs = scope.outputs
-                context["steps"] = {name: {"output": outputs[name]} for name in self.steps if name in outputs}
+                context["steps"] = {name: {"output": outputs[name]} if name in outputs else {} for name in self.steps}
                 continue
             value = _variable(scope, root)
             if value is _ABSENT:
@@ -309,6 +309,9 @@ def _explain(error: Exception, program: Program, scope: Readable) -> str:
     text = str(error)
     if isinstance(error, KeyError):
         key = text.strip("'\"")
+        absent = sorted(program.steps - scope.outputs.keys())
+        if key == "output" and absent:
+            return f"there is no output of step {absent[0]!r}{_nearest(absent[0], scope.outputs)}"
         return f"there is no {key!r}{_nearest(key, _keys_in(program, scope))}"
     if text.startswith("No such overload"):
         return (

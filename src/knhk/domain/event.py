@@ -81,14 +81,14 @@ class Resumed(Detail, frozen=True, gc=False):
 
 
 class Retried(Detail, frozen=True, gc=False):
-    """An operator let a failed run go on; `steps` are those that are reset and run again."""
+    """An operator let an ended run go on; `steps` are those that are reset."""
 
     steps: tuple[str, ...] = ()
     deadline_ns: int = 0
 
 
 class Completed(Detail, frozen=True, gc=False):
-    """All steps are done. `results_root` is the Merkle root over the steps' output digests in plan order (only `Pi`)."""
+    """All steps are done. `results_root` (only `Pi`) is the Merkle root of the output digests in plan order."""
 
     results_root: bytes = b""
 
@@ -106,7 +106,7 @@ class TimedOut(Detail, frozen=True, gc=False):
 
 
 class StepStarted(Detail, frozen=True, gc=False):
-    """Journaled before the attempt runs: always for `at_most_once`, and for steps whose timeout must outlive a crash."""
+    """Journaled before the attempt runs, for `at_most_once` and for timeouts that must outlive a crash."""
 
     deadline_ns: int = 0
 

@@ -2,7 +2,7 @@
 
 A *template* is any JSON-like value in which texts may hold `${{ CEL }}`. A text that is one expression and nothing else
 (white space around it does not count) has the value of the expression, with its type; otherwise the values are put into
-the text: strings as they are, null as nothing, all else as compact JSON. `$${{` stands for a literal `${{`.
+the text: strings as they are, null as nothing, all else as compact JSON with sorted keys. `$${{` stands for a literal `${{`.
 A *condition* is CEL that says true or false.
 
 CEL always ends, but nested comprehensions and repeated concatenation can still take seconds; so before such an
@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from knhk.domain.cel_program import Program, compile_program
-from knhk.domain.cel_source import end_of_template
+from knhk.domain.cel_source import MAX_SOURCE_CHARS, end_of_template
 from knhk.domain.errors import InvalidExpression
 
 EXTRA_NAMES: Final = frozenset({"data", "error", "resources"})
@@ -205,7 +205,8 @@ def _compile_text(text: str, names: frozenset[str]) -> _Node:
             continue
         end = end_of_template(text, start + len(_OPEN))
         if end < 0:
-            raise InvalidExpression(f"`${{{{` at character {start + 1} has no `}}}}`: {_short(text[start:])!r}")
+            within = f" within {MAX_SOURCE_CHARS} characters" if len(text) - start > MAX_SOURCE_CHARS else ""
+            raise InvalidExpression(f"`${{{{` at character {start + 1} has no `}}}}`{within}: {_short(text[start:])!r}")
         parts.append(text[position:start])
         parts.append(compile_program(text[start + len(_OPEN) : end].strip(), names))
         position = end + 2
@@ -260,7 +261,7 @@ def _join(node: _Text, scope: Scope) -> str:
 def _as_text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return "" if value is None else msgspec.json.encode(value).decode()
+    return "" if value is None else msgspec.json.encode(value, order="deterministic").decode()
 
 
 def _kind(value: Any) -> str:

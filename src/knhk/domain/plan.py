@@ -1,4 +1,4 @@
-"""The compiled workflow: what the engine runs. Built once per distinct descriptor, immutable, shared by all its runs."""
+"""The compiled workflow: what the engine runs. Built once per descriptor, immutable, shared by all its runs."""
 
 from collections.abc import Mapping
 from typing import Any, Final, Literal

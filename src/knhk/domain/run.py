@@ -81,8 +81,8 @@ class Run:
     """The state of one run.
 
     `seq` is the number of receipts applied. Per-step lists are indexed like `plan.steps`. `ready` holds steps that may
-    run (entries that meanwhile moved on are passed over), `timers` a heap of (Unix time in ns, step index) for steps that
-    wait or retry. `in_flight` counts attempts that this process is performing; it is no part of the fold.
+    run (entries that meanwhile moved on are passed over), `timers` a heap of (Unix time in ns, step index) for steps
+    that wait or retry. `in_flight` counts attempts that this process is performing; it is no part of the fold.
     """
 
     __slots__ = (

@@ -51,8 +51,8 @@ class Serving:
     async def start(self) -> None:
         """Begin to answer."""
         self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
-        while not self._server.started and not self._task.done():
-            await asyncio.sleep(0.001)  # noqa: ASYNC110  # uvicorn has no event for it
+        while not self._server.started and not self._task.done():  # noqa: ASYNC110  # uvicorn has no event for it
+            await asyncio.sleep(0.001)
 
     async def stop(self) -> None:
         """Answer what is under way, close the connections, end."""
