@@ -68,7 +68,8 @@ class Server:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log.read_text()[-4000:]}")
+                code, log = self.process.returncode, self.log.read_text()[-4000:]
+                raise AssertionError(f"the server ended with {code}:\n{log}")
             try:
                 if httpx.get(f"{self.ops}/ready", timeout=2).status_code == 200:
                     return self

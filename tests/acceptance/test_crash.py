@@ -23,8 +23,13 @@ spec:
   retries: 3
   timeout: 300s
   steps:
-    - {{name: a, action: test.append, params: {{path: "{path}", line: "{number} a", milliseconds: {pause}}}}}
-    - {{name: b, action: test.append, params: {{path: "{path}", line: "{number} b", milliseconds: {pause}}}, depends_on: [a]}}
+    - name: a
+      action: test.append
+      params: {{path: "{path}", line: "{number} a", milliseconds: {pause}}}
+    - name: b
+      action: test.append
+      params: {{path: "{path}", line: "{number} b", milliseconds: {pause}}}
+      depends_on: [a]
     - {{name: shape, action: process, params: {{output: "${{{{ steps.b.output.line }}}}"}}, depends_on: [b]}}
     - {{name: nap, action: wait, params: {{duration: {nap}ms}}, depends_on: [shape]}}
     - {{name: c, action: test.append, params: {{path: "{path}", line: "{number} c"}}, depends_on: [nap]}}

@@ -9,8 +9,8 @@ import pytest
 from knhk.domain.errors import Conflict, Fenced, StorageUnavailable
 from knhk.domain.receipt import NO_HASH
 from knhk.ports.append import Payload
-from knhk.ports.journal import Claim
 from knhk.ports.environment import PublicKey
+from knhk.ports.journal import Claim
 from tests.builders import CommitBuilder, altered, workflow_id
 from tests.contract.backends import Backend
 

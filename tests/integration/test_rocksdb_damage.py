@@ -14,8 +14,8 @@ from knhk.persistence.rocksdb import RocksDbStore
 from knhk.persistence.rocksdb_keys import block_key, run_key
 from knhk.persistence.rocksdb_options import StoreOptions
 from knhk.ports.append import Payload
-from knhk.ports.journal import Claim
 from knhk.ports.environment import PublicKey
+from knhk.ports.journal import Claim
 from tests.builders import CommitBuilder, workflow_id
 
 OPTIONS = StoreOptions(write_buffer_size_bytes=1 << 20, block_cache_size_bytes=1 << 20, max_background_jobs=2)
