@@ -2,8 +2,8 @@
 
 A *template* is any JSON-like value in which texts may hold `${{ CEL }}`. A text that is one expression and nothing else
 (white space around it does not count) has the value of the expression, with its type; otherwise the values are put into
-the text: strings as they are, null as nothing, all else as compact JSON with sorted keys. `$${{` stands for a literal `${{`.
-A *condition* is CEL that says true or false.
+the text: strings as they are, null as nothing, all else as compact JSON with sorted keys. `$${{` stands for a literal
+`${{`. A *condition* is CEL that says true or false.
 
 CEL always ends, but nested comprehensions and repeated concatenation can still take seconds; so before such an
 expression is evaluated its work is estimated from the sizes of what it reads, and refused beyond a bound.
