@@ -153,6 +153,9 @@ class Run:
     def wake_at_ns(self) -> int:
         """When `decide` must be asked again at the latest (Unix time in ns), 0 if time alone changes nothing."""
         deadline = self.deadline_ns
+        timers, current = self.timers, self.timer_at_ns
+        while timers and current.get(timers[0][1]) != timers[0][0]:
+            heappop(timers)  # The step moved on. Without these the answer is the same in memory and after a fold.
         # Once a step has failed for good, no timer begins anything: only the attempts under way are waited for.
         if self.state is RunState.RUNNING and self.timers and self.first_failed < 0:
             first = self.timers[0][0]

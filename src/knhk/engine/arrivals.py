@@ -46,5 +46,5 @@ class Arrivals:
             return
         async with self.hold(workflow_id) as live:
             if self._scheduler.find(workflow_id) is None and not live.run.ended:
-                live.timer_row_ns = timer_row_ns
+                live.timer_row_ns = timer_row_ns  # As the store has it, whatever the fold says.
                 self._scheduler.take_in(live)

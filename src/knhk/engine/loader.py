@@ -50,6 +50,7 @@ class Loader:
         run, last_hash = await self.fold(workflow_id)
         live = LiveRun(run, await self.inputs(run))
         live.previous_hash = last_hash
+        live.timer_row_ns = run.wake_at_ns()  # What a parked run left in the store, to be taken back when it moves on.
         if run.erased:
             return live
         for step in run.plan.steps:

@@ -206,6 +206,7 @@ class Engine:
             self.corrupt[workflow_id] = error.message
             return
         live.marked_live = True
+        live.timer_row_ns = 0  # It was not parked.
         if not live.run.ended:
             self.scheduler.take_in(live)
 
