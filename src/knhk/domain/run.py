@@ -81,8 +81,8 @@ class Run:
     """The state of one run.
 
     `seq` is the number of receipts applied. Per-step lists are indexed like `plan.steps`. `ready` holds steps that may
-    run (entries that meanwhile moved on are passed over), `timers` a heap of (Unix time in ns, step index) for steps
-    that wait or retry. `in_flight` counts attempts that this process is performing; it is no part of the fold.
+    run, once each: an entry counts while its byte in `queued` is set, what meanwhile moved on is passed over. `timers`
+    is a heap of (Unix time in ns, step index) for steps that wait or retry. `in_flight` counts attempts that this process is performing; it is no part of the fold.
     """
 
     __slots__ = (
@@ -99,6 +99,7 @@ class Run:
         "output_digests",
         "output_seqs",
         "plan",
+        "queued",
         "ready",
         "remaining",
         "results_root",
@@ -129,6 +130,7 @@ class Run:
         self.output_seqs = [-1] * count
         self.output_digests = [b""] * count
         self.ready: deque[int] = deque()
+        self.queued = bytearray(count)
         self.timers: list[tuple[int, int]] = []
         self.timer_at_ns: dict[int, int] = {}
         self.started_deadlines: dict[int, int] = {}
@@ -178,7 +180,14 @@ def _started(run: Run, event: Event, detail: ev.Started) -> None:
     run.state = RunState.RUNNING
     run.started_at_ns = event.at_ns
     run.deadline_ns = detail.deadline_ns
-    run.ready.extend([index for index, count in enumerate(run.remaining) if not count])
+    for index, count in enumerate(run.remaining):
+        if not count:
+            _enqueue(run, index)
+
+
+def _enqueue(run: Run, index: int) -> None:
+    run.queued[index] = 1
+    run.ready.append(index)
 
 
 def _paused(run: Run, _event: Event, _detail: ev.Paused) -> None:
@@ -204,9 +213,11 @@ def _retried(run: Run, event: Event, detail: ev.Retried) -> None:
         index = run.plan.index_of[name]
         run.steps[index] = StepState.PENDING
         run.base_attempts[index] = run.attempts[index]
-    run.ready = deque(
-        index for index, state in enumerate(run.steps) if state is StepState.PENDING and not run.remaining[index]
-    )
+    run.ready.clear()
+    run.queued = bytearray(len(run.steps))
+    for index, state in enumerate(run.steps):
+        if state is StepState.PENDING and not run.remaining[index]:
+            _enqueue(run, index)
 
 
 def _end(run: Run, event: Event, state: RunState, failure: Failure | None) -> None:
@@ -251,7 +262,7 @@ def _step_started(run: Run, event: Event, detail: ev.StepStarted) -> None:
 def _retry_began(run: Run, index: int) -> None:
     """A retry that was journaled as started is no longer waiting for its time; after a crash it is ready at once."""
     if run.timer_at_ns.pop(index, None) is not None:
-        run.ready.append(index)
+        _enqueue(run, index)
 
 
 def _step_completed(run: Run, event: Event, _detail: ev.StepCompleted) -> None:
@@ -259,10 +270,11 @@ def _step_completed(run: Run, event: Event, _detail: ev.StepCompleted) -> None:
     run.completed += 1
     run.output_seqs[index] = run.seq
     run.output_digests[index] = event.output_digest
-    remaining, ready = run.remaining, run.ready
+    remaining, ready, queued = run.remaining, run.ready, run.queued
     for dependent in run.plan.steps[index].dependents:
         remaining[dependent] -= 1
         if not remaining[dependent]:
+            queued[dependent] = 1
             ready.append(dependent)
 
 
@@ -276,6 +288,7 @@ def _step_failed(run: Run, event: Event, detail: ev.StepFailed) -> None:
 def _step_ended(run: Run, event: Event, state: StepState) -> int:
     index = run.plan.index_of[event.step]
     run.steps[index] = state
+    run.queued[index] = 0
     run.attempts[index] = event.attempt
     if run.started_deadlines:
         run.started_deadlines.pop(index, None)
@@ -293,6 +306,7 @@ def _step_retrying(run: Run, event: Event, detail: ev.StepRetrying) -> None:
 def _timer_set(run: Run, event: Event, detail: ev.TimerSet) -> None:
     index = run.plan.index_of[event.step]
     run.steps[index] = StepState.WAITING
+    run.queued[index] = 0
     run.output_seqs[index] = run.seq
     run.attempts[index] = event.attempt
     run.started_deadlines.pop(index, None)
@@ -364,12 +378,15 @@ def _take_due(run: Run, now_ns: int, commands: list[Command]) -> None:
         if run.steps[index] is StepState.WAITING:
             commands.append(FireTimer(index))
         else:
-            run.ready.append(index)
+            _enqueue(run, index)
 
 
 def _take_ready(run: Run, limit: int, commands: list[Command]) -> None:
     while run.ready and len(commands) < limit:
         index = run.ready.popleft()
+        if not run.queued[index]:
+            continue
+        run.queued[index] = 0
         state = run.steps[index]
         if state is StepState.PENDING or state is StepState.RETRYING:
             commands.append(RunStep(index, run.attempts[index] + 1))
