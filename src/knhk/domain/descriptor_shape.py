@@ -126,8 +126,8 @@ def _schema(_shape: Any, value: Any, path: Path, complaints: Complaints) -> Any:
 
 def _number(shape: Any, value: Any, path: Path, complaints: Complaints) -> Any:
     whole = isinstance(shape, Integer)
-    fits = isinstance(value, int | float) and not isinstance(value, bool)
-    if fits and (not whole or value == int(value)) and shape.least <= value <= shape.most:
+    fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if fits and shape.least <= value <= shape.most:
         return value
     name = "a whole number" if whole else "a number"
     return _wrong(f"{name} from {shape.least:g} to {shape.most:g}", value, path, complaints)

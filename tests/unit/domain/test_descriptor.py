@@ -351,7 +351,8 @@ def test_a_graph_is_refused_exactly_if_it_has_a_cycle(graph: list[set[int]]) -> 
 
 VALUES: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, 0, 3, -1, 1.5, 2.0, "", "a", "5s", "Q", "at_most_once", [], ["a"], [1], {}, {"a": 1}, {"a": "b"},
-     {"name": "a"}, {"name": "a", "action": "b"}, [{"name": "a", "action": "b"}], {"steps": []}, {"max_attempts": 2}, [None], "\x00"]
+     {"name": "a"}, {"name": "a", "action": "b"}, [{"name": "a", "action": "b"}], {"steps": []}, {"max_attempts": 2},
+     [None], "\x00"]
 )  # fmt: skip
 
 
@@ -380,7 +381,7 @@ def mutated(value: Any, data: st.DataObject) -> Any:
     return value
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.data())
 def test_the_quick_reading_accepts_what_the_thorough_one_accepts(data: st.DataObject) -> None:
     value = mutated(read(data.draw(st.sampled_from([GUIDE, FULL])), max_bytes=10**6).value, data)
