@@ -243,8 +243,12 @@ def _failed(run: Run, event: Event, detail: ev.Failed) -> None:
 
 
 def _cancelled(run: Run, event: Event, detail: ev.Cancelled) -> None:
-    reason = f"cancelled: {detail.reason}" if detail.reason else "cancelled"
-    _end(run, event, RunState.CANCELLED, Failure("KNHK-RUN-CANCELLED", reason))
+    _end(run, event, RunState.CANCELLED, cancelled_because(detail.reason))
+
+
+def cancelled_because(reason: str) -> Failure:
+    """What a cancelled run says of its end."""
+    return Failure("KNHK-RUN-CANCELLED", f"cancelled: {reason}" if reason else "cancelled")
 
 
 def _timed_out(run: Run, event: Event, detail: ev.TimedOut) -> None:

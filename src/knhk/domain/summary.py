@@ -6,7 +6,7 @@ import msgspec
 
 from knhk.domain import event as ev
 from knhk.domain.event import Event, Failure
-from knhk.domain.run import RunState
+from knhk.domain.run import RunState, cancelled_because
 
 
 class Summary(msgspec.Struct, array_like=True):
@@ -62,13 +62,14 @@ def fold(summary: Summary, event: Event) -> None:
         case ev.TimedOut(failure):
             _end(summary, RunState.TIMED_OUT, event.at_ns, failure)
         case ev.Cancelled(reason):
-            _end(summary, RunState.CANCELLED, event.at_ns, Failure("KNHK-RUN-CANCELLED", reason or "cancelled"))
+            _end(summary, RunState.CANCELLED, event.at_ns, cancelled_because(reason))
         case ev.Paused():
             summary.state = RunState.PAUSED
         case ev.Resumed():
             summary.state = RunState.RUNNING if summary.started_at_ns else RunState.PENDING
         case ev.Retried():
             summary.state, summary.ended_at_ns, summary.failure = RunState.RUNNING, 0, None
+            summary.started_at_ns = summary.started_at_ns or event.at_ns
         case ev.PayloadErased():
             summary.erased = True
         case _:

@@ -7,10 +7,11 @@ reads the journal instead: both ways give the same rows.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 from knhk.domain import summary as rows
+from knhk.domain.errors import Unavailable
 from knhk.domain.event import Event, Submitted
 from knhk.domain.identifier import partition_of
 from knhk.domain.run import RunState
@@ -25,6 +26,8 @@ FOLD: Final = "runs"
 _PAUSE_S: Final = 0.02
 _QUEUE: Final = 2_000
 _BLOCKS: Final = 64
+_RETRY_S: Final = 0.25
+_Answer = TypeVar("_Answer")
 STATE_CODES: Final = {state.value: bytes([number]) for number, state in enumerate(RunState)}
 
 
@@ -49,6 +52,7 @@ class Projector:
         self._queue: deque[Batch] = deque(maxlen=_QUEUE)
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._stopping = False
         self.cursor = -1
         self.failed: BaseException | None = None
 
@@ -59,12 +63,12 @@ class Projector:
         self._news.set()
 
     async def stop(self) -> None:
-        """Fold what is committed, then end."""
-        if self._task is None:
-            return
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        await self.catch_up()
+        """Fold what is committed, then end. What cannot be written now is folded again after the next start."""
+        self._stopping = True
+        self._news.set()
+        if self._task is not None:
+            # Not cancelled: rows that were folded and not written would be missing behind a cursor that moved on.
+            await asyncio.gather(self._task, return_exceptions=True)
 
     def feed(self, batch: Batch) -> None:
         """A batch is durable. Batches come in the order of their heights; what falls out of the queue is read again."""
@@ -91,7 +95,7 @@ class Projector:
             head = await self._journal.head(self._partition)
             if head is not None:
                 await self._catch_up_to(head.block().height)
-            while True:
+            while self._queue or not self._stopping:
                 await self._news.wait()
                 self._news.clear()
                 await self.catch_up()
@@ -100,7 +104,7 @@ class Projector:
             self.failed = error
 
     async def _catch_up_to(self, height: int) -> None:
-        while self.cursor < height:
+        while self.cursor < height and not self._stopping:
             dirty: dict[int, Summary] = {}
             old: dict[int, str | None] = {}
             await self._read_journal(min(height, self.cursor + _BLOCKS), dirty, old)
@@ -109,13 +113,13 @@ class Projector:
 
     async def _read_journal(self, to_height: int, dirty: dict[int, Summary], old: dict[int, str | None]) -> None:
         while self.cursor < to_height:
-            blocks = await self._journal.blocks(self._partition, self.cursor + 1, _BLOCKS)
+            blocks = await self._patiently(self._journal.blocks, self._partition, self.cursor + 1, _BLOCKS)
             if not blocks:
                 return
             for signed in blocks:
                 if self.cursor >= to_height:
                     return
-                for sealed in await self._journal.block_receipts(signed):
+                for sealed in await self._patiently(self._journal.block_receipts, signed):
                     receipt = sealed.receipt()
                     await self._take(receipt.workflow_id, (receipt.event(),), dirty, old)
                 self.cursor += 1
@@ -127,7 +131,7 @@ class Projector:
         if summary is None:
             raw = None
             if not isinstance(next(iter(events)).detail, Submitted):
-                raw = await self._projections.row(FOLD, row_key(workflow_id))
+                raw = await self._patiently(self._projections.row, FOLD, row_key(workflow_id))
             summary = rows.decode(raw) if raw is not None else Summary(workflow_id)
             dirty[workflow_id] = summary
             old[workflow_id] = summary.state if raw is not None else None
@@ -147,4 +151,14 @@ class Projector:
                 changes[state_key(before, workflow_id)] = None
             if summary.state != RunState.COMPLETED:
                 changes[state_key(summary.state, workflow_id)] = b""
-        await self._projections.store(FOLD, changes, self.cursor)
+        await self._patiently(self._projections.store, FOLD, changes, self.cursor)
+
+    async def _patiently(self, ask: Callable[..., Awaitable[_Answer]], *given: Any) -> _Answer:
+        """Ask the store again until it answers. Raises Unavailable only once the projector is to stop."""
+        while True:
+            try:
+                return await ask(*given)
+            except Unavailable:
+                if self._stopping:
+                    raise
+            await self._clock.sleep(_RETRY_S)
