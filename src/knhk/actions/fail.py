@@ -37,5 +37,7 @@ def run(invocation: Invocation) -> Outcome:
     return Failed(params.code, params.message)
 
 
-TRAITS: Final = ActionTraits(NAME, pure=True, guarantee="exactly-once", params_schema=schema_of(FailParams))
+TRAITS: Final = ActionTraits(
+    NAME, pure=True, guarantee="exactly-once", params_schema=schema_of(FailParams), reads_dependencies=False
+)
 ACTION: Final = Action(TRAITS, "inline", run, __name__)

@@ -290,5 +290,9 @@ def _range(pattern: int | str) -> tuple[int, int]:
 
 
 ACTION: Final = Action(
-    ActionTraits(NAME, pure=False, params_schema=schema_of(HttpParams)), "async", run, __name__, SHARED.aclose
+    ActionTraits(NAME, pure=False, params_schema=schema_of(HttpParams), reads_dependencies=False),
+    "async",
+    run,
+    __name__,
+    SHARED.aclose,
 )

@@ -16,4 +16,6 @@ def run(invocation: Invocation) -> Outcome:
     return Succeeded(params)
 
 
-ACTION: Final = Action(ActionTraits(NAME, pure=True, guarantee="exactly-once"), "inline", run, __name__)
+ACTION: Final = Action(
+    ActionTraits(NAME, pure=True, guarantee="exactly-once", reads_dependencies=False), "inline", run, __name__
+)

@@ -59,5 +59,7 @@ def unix_ns(text: str) -> int:
     return max(0, since // timedelta(microseconds=1) * 1000)
 
 
-TRAITS: Final = ActionTraits(NAME, pure=True, guarantee="exactly-once", params_schema=schema_of(WaitParams))
+TRAITS: Final = ActionTraits(
+    NAME, pure=True, guarantee="exactly-once", params_schema=schema_of(WaitParams), reads_dependencies=False
+)
 ACTION: Final = Action(TRAITS, "inline", run, __name__)

@@ -99,7 +99,7 @@ def schema(output: OutputOption = Output.JSON) -> None:
     """The JSON Schema of descriptors."""
     import json
 
-    from knhk.domain.compile import published_schema
+    from knhk.domain.descriptor_schema import published_schema
 
     found = published_schema()
     emit(found, output, lambda: typer.echo(json.dumps(found, indent=2)))
