@@ -40,11 +40,13 @@ class Arrivals:
             if not self._holders[workflow_id]:
                 del self._holders[workflow_id], self._locks[workflow_id]
 
-    async def wake(self, workflow_id: int, timer_row_ns: int) -> None:
-        """Load a parked run whose time has come and let it go on. A run that is in memory, or ended, is left alone."""
+    async def wake(self, workflow_id: int) -> None:
+        """Load a parked run whose time has come and let it go on. Any other is left alone.
+
+        What was read from the store some time ago may be out of date: the run itself says whether it is due.
+        """
         if self._scheduler.find(workflow_id) is not None:
             return
         async with self.hold(workflow_id) as live:
-            if self._scheduler.find(workflow_id) is None and not live.run.ended:
-                live.timer_row_ns = timer_row_ns  # As the store has it, whatever the fold says.
+            if self._scheduler.find(workflow_id) is None and not live.run.ended and self._scheduler.is_due(live.run):
                 self._scheduler.take_in(live)

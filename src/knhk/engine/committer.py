@@ -172,6 +172,7 @@ class Committer:
             self._task.cancel()
         self._wake()
         await asyncio.gather(self._task, return_exceptions=True)
+        _fail(self._open, self.fault or StorageUnavailable("the engine has stopped"))
 
     def add(self, live: LiveRun, event: Event, *, given: bytes | None = None, output: bytes | None = None) -> None:
         """Seal an event at the end of its run's chain, apply it, and let the open batch carry it.
@@ -213,6 +214,7 @@ class Committer:
     def _ended(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.fault = StorageUnavailable(f"the committer stopped: {type(error).__name__}: {error}")
+            _fail(self._open, self.fault)
             self._halted(self.fault)
 
     def _wake(self) -> None:
@@ -238,6 +240,7 @@ class Committer:
                 # The journal belongs to somebody else, or is damaged: this process must not go on writing.
                 self.fault = StorageUnavailable(error.message)
                 _fail(batch, error)
+                _fail(self._open, error)
                 self._halted(error)
                 return
             self._tell(batch, commit, loop.time() - began)

@@ -4,7 +4,8 @@ Every method that changes something returns only when the change is committed.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
 from typing import Any, Final
@@ -31,7 +32,7 @@ from knhk.domain.summary import Summary
 from knhk.engine import views
 from knhk.engine.admission import Admission
 from knhk.engine.arrivals import Arrivals
-from knhk.engine.committer import Committer
+from knhk.engine.committer import Batch, Committer
 from knhk.engine.live import LiveRun
 from knhk.engine.loader import Loader
 from knhk.engine.plans import Plans
@@ -107,7 +108,7 @@ class Control:
         self._loader, self._arrivals, self._plans = loader, arrivals, plans
         self._journal, self._projections = journal, projections
         self._watchers, self._clock, self._ids = watchers, clock, ids
-        self._claims: dict[bytes, asyncio.Future[None]] = {}
+        self._claims: dict[bytes, Batch] = {}
 
     def validate(self, descriptor: bytes) -> Plan:
         """The plan of a descriptor, without running it. Raises InvalidDescriptor."""
@@ -129,13 +130,7 @@ class Control:
         known = await self._known(claim)
         if known is not None:
             return await self._replay(known, wait_s)
-        # Taken before anything is awaited: a request with the same key waits for what becomes of this one.
-        self._claims[claim.key_digest] = settled = asyncio.get_running_loop().create_future()
-        try:
-            return await self._accept(submission, claim, wait_s)
-        finally:
-            self._claims.pop(claim.key_digest, None)
-            settled.set_result(None)
+        return await self._accept(submission, claim, wait_s)
 
     async def status(self, workflow_id: int) -> dict[str, Any]:
         """The state of a run, by the fold of its committed receipts. Raises WorkflowNotFound."""
@@ -203,7 +198,7 @@ class Control:
                     yield sealed
                     receipt = sealed.receipt()
                     seq = receipt.seq + 1
-                    ended = receipt.kind in ev.TERMINAL
+                    ended = receipt.kind in ev.TERMINAL or receipt.kind == ev.Kind.PAYLOAD_ERASED
                 if ended or (seq == from_seq and (await self._folded(workflow_id)).ended):
                     return
                 if not await self._watchers.wait(changed):
@@ -269,10 +264,14 @@ class Control:
         live = self._create(plan, inputs, submission, claim)
         batch = live.batch
         assert batch is not None
-        await batch.committed()
         run = live.run
-        if wait_s > 0 and (not run.ended or live.uncommitted):
-            await self._wait(live, wait_s)
+        if wait_s > 0:
+            with self._waiter(live) as waiter:  # From now on: a run for which somebody waits stays in memory.
+                await batch.committed()
+                if not run.ended or live.uncommitted:
+                    await self._wait(waiter, wait_s)
+        else:
+            await batch.committed()
         if run.ended and not live.uncommitted:
             return Accepted(run.workflow_id, run.state, results=live.results, failure=run.failure)
         return Accepted(run.workflow_id, RunState.RUNNING if run.ended else run.state)
@@ -295,8 +294,11 @@ class Control:
         committer = self._committer
         committer.keep_descriptor(plan.digest, submission.descriptor)
         committer.add(live, event, given=raw if inputs else None)
-        if claim is not None:
+        if claim is not None and live.batch is not None:
             committer.claim(claim)
+            # Until it is durable, whatever becomes of this request: another one with the key must not get past it.
+            self._claims[claim.key_digest] = live.batch
+            live.batch.after.append(partial(self._claims.__delitem__, claim.key_digest))
         self._scheduler.admit(live)
         return live
 
@@ -309,33 +311,57 @@ class Control:
         return Claim(sha256(key.encode()).digest(), self._ids.next_id(self._partition), request)
 
     async def _known(self, claim: Claim) -> Claim | None:
-        """The claim that holds the key already, once it is durable."""
-        while (settled := self._claims.get(claim.key_digest)) is not None:
-            await asyncio.wait({settled})
-        known = await self._journal.claim(claim.key_digest)
-        if known is None:
-            return None
+        """The claim that holds the key, once it is durable. None: it is free, until something is awaited."""
+        known = None
+        while known is None:
+            batch = self._claims.get(claim.key_digest)
+            if batch is not None:
+                await batch.committed()
+            known = await self._journal.claim(claim.key_digest)
+            if known is None and claim.key_digest not in self._claims:
+                return None
         if known.request_digest != claim.request_digest:
             raise IdempotencyConflict(f"the key stands for {to_text(known.workflow_id)}, which another request made")
         return known
 
     async def _replay(self, known: Claim, wait_s: float) -> Accepted:
-        live = self._scheduler.find(known.workflow_id)
-        if live is not None and wait_s > 0:
-            await self._wait(live, wait_s)
+        if wait_s > 0:
+            await self._until_ended(known.workflow_id, wait_s)
         run, results = await self.results(known.workflow_id)
         return Accepted(run.workflow_id, run.state, True, results if run.ended else None, run.failure)
 
-    async def _wait(self, live: LiveRun, seconds: float) -> None:
+    @contextmanager
+    def _waiter(self, live: LiveRun) -> Iterator["asyncio.Future[None]"]:
+        """A future that is done when the run has ended."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         live.waiters.append(waiter)
+        try:
+            yield waiter
+        finally:
+            live.waiters.remove(waiter)
+            self._scheduler.let_go(live)
+
+    async def _wait(self, waiter: "asyncio.Future[None]", seconds: float) -> None:
         timer = self._clock.call_later(seconds, partial(_settle, waiter))
         try:
             await waiter
         finally:
             timer.cancel()
-            if waiter in live.waiters:
-                live.waiters.remove(waiter)
+
+    async def _until_ended(self, workflow_id: int, seconds: float) -> None:
+        """Wait for the end of a run that may be in memory or parked."""
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with self._watchers.watch(workflow_id) as changed:
+            over.add_done_callback(lambda _: changed.set())
+            timer = self._clock.call_later(seconds, partial(_settle, over))
+            try:
+                while not over.done():
+                    changed.clear()
+                    if (await self._folded(workflow_id)).ended:
+                        return
+                    await changed.wait()
+            finally:
+                timer.cancel()
 
     async def _record(self, live: LiveRun, detail: ev.AnyDetail, actor: str) -> None:
         """Commit an operator's decision and act on it."""
@@ -345,7 +371,8 @@ class Control:
         if live.run.state is RunState.PENDING:
             self._scheduler.take_in(live)
             self._scheduler.fill_slots()
-        elif not live.run.ended:
+        else:
+            # One that ended too: until that is durable, nobody may load the run as the journal still has it.
             self._scheduler.take_in(live)
         await batch.committed()
 

@@ -130,6 +130,8 @@ class Scheduler:
                 if run.ended:
                     return
                 match command:
+                    case RunStep() if run.first_failed >= 0:
+                        pass  # A step before it in this very turn has failed: no other one begins.
                     case RunStep():
                         self._begin(live, command)
                     case FireTimer():
@@ -150,6 +152,8 @@ class Scheduler:
         """End all attempts of a run; their results are not recorded."""
         for attempt in tuple(live.attempts.values()):
             self.executor.end(attempt, Cancelled())
+            if attempt.deadline_ns:
+                self.deadlines.clear((live.run.workflow_id, attempt.step.index))
         live.attempts.clear()
         live.run.in_flight = 0
 
@@ -192,6 +196,18 @@ class Scheduler:
                 self._release(live)
                 self._parked(run.workflow_id, live.timer_row_ns)
         self.fill_slots()
+
+    def let_go(self, live: LiveRun) -> None:
+        """Let a run that only waits leave memory, now that nobody waits for its end any more."""
+        known = self.active.get(live.run.workflow_id)
+        if known is live and not live.uncommitted and not live.marked_live and self._is_parked(live):
+            self._release(live)
+            self._parked(live.run.workflow_id, live.timer_row_ns)
+            self.fill_slots()
+
+    def is_due(self, run: Run) -> bool:
+        """Whether a parked run's time has come."""
+        return 0 < run.wake_at_ns() <= self._clock.now_ns()
 
     def fill_slots(self) -> None:
         """Start pending runs while there are slots."""

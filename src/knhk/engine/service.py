@@ -193,6 +193,8 @@ class Engine:
             persistence = f"corrupt: {len(self.corrupt)} workflow(s) do not verify and are halted: {named}"
         elif fault is not None:
             persistence = f"{fault.title}: {fault.message}"
+        elif self.sleepers.trouble is not None:
+            persistence = f"timers cannot be read: {self.sleepers.trouble.message}"
         elif self.projector.failed is not None:
             persistence = f"projections stopped: {self.projector.failed}"
         else:
@@ -210,9 +212,9 @@ class Engine:
         if not live.run.ended:
             self.scheduler.take_in(live)
 
-    async def _wake(self, workflow_id: int, timer_row_ns: int) -> None:
+    async def _wake(self, workflow_id: int) -> None:
         try:
-            await self.arrivals.wake(workflow_id, timer_row_ns)
+            await self.arrivals.wake(workflow_id)
         except Corrupt as error:
             self.corrupt[workflow_id] = error.message
         except KnhkError:

@@ -9,19 +9,22 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from knhk.domain.errors import KnhkError
 from knhk.engine.deadlines import WAKE, Deadlines
 from knhk.ports.environment import Clock
 from knhk.ports.journal import Journal
 
 _WINDOW_NS: Final = 30_000_000_000
 _PAGE: Final = 2_000
+_RETRY_NS: Final = 1_000_000_000
 _WINDOW_KEY: Final = (0, WAKE)
 
 
 class Sleepers:
     """Wakes parked runs of one partition.
 
-    `wake(id, row)` loads one whose timer row is at `row` ns; `has_room` says whether there is a slot for it.
+    `wake(id)` loads one and lets it go on if it is due; `has_room` says whether there is a slot for it. `trouble` is
+    why the timers cannot be read just now.
     """
 
     def __init__(
@@ -31,13 +34,14 @@ class Sleepers:
         clock: Clock,
         deadlines: Deadlines,
         *,
-        wake: Callable[[int, int], Awaitable[None]],
+        wake: Callable[[int], Awaitable[None]],
         has_room: Callable[[], bool],
     ) -> None:
         self._partition, self._journal, self._clock, self._deadlines = partition, journal, clock, deadlines
         self._wake, self._has_room = wake, has_room
+        self.trouble: KnhkError | None = None
         self._window_end_ns = 0
-        self._due: deque[tuple[int, int]] = deque()
+        self._due: deque[int] = deque()
         self._planned: dict[int, int] = {}
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -65,9 +69,8 @@ class Sleepers:
 
     def woken(self, workflow_id: int) -> None:
         """The time of a run, or of the next window (id 0), has come."""
-        wake_ns = self._planned.pop(workflow_id, 0)
-        if wake_ns:
-            self._due.append((workflow_id, wake_ns))
+        if self._planned.pop(workflow_id, 0):
+            self._due.append(workflow_id)
         self._news.set()
 
     def room(self) -> None:
@@ -84,13 +87,20 @@ class Sleepers:
             await self._news.wait()
             self._news.clear()
             while self._due and self._has_room():
-                await self._wake(*self._due.popleft())
+                await self._wake(self._due.popleft())
             if not self._due and self._clock.now_ns() >= self._window_end_ns:
                 await self._read_window()
 
     async def _read_window(self) -> None:
-        end = self._clock.now_ns() + _WINDOW_NS
-        rows = await self._journal.timers(self._partition, end, _PAGE)
+        # The window is open before it is read: a run that parks meanwhile is not in what is read, and plans itself.
+        self._window_end_ns = end = self._clock.now_ns() + _WINDOW_NS
+        try:
+            rows = await self._journal.timers(self._partition, end, _PAGE)
+        except KnhkError as error:
+            self.trouble, self._window_end_ns = error, 0
+            self._deadlines.set(_WINDOW_KEY, self._clock.now_ns() + _RETRY_NS)
+            return
+        self.trouble = None
         if len(rows) == _PAGE:
             end = rows[-1][0]
         self._window_end_ns = end
