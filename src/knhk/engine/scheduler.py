@@ -99,11 +99,14 @@ class Scheduler:
         self.advance(live)
 
     def take_in(self, live: LiveRun) -> None:
-        """Take in a run that was loaded from the journal."""
+        """Give a run that was loaded, or that an operator changed, the one place that its state calls for."""
+        workflow_id = live.run.workflow_id
         if live.run.state is RunState.PENDING:
-            self.pending[live.run.workflow_id] = live
+            self.active.pop(workflow_id, None)
+            self.pending[workflow_id] = live
             return
-        self.active[live.run.workflow_id] = live
+        self.pending.pop(workflow_id, None)
+        self.active[workflow_id] = live
         self.advance(live)
 
     def deadline_of(self, run: Run, from_ns: int) -> int:
