@@ -82,7 +82,8 @@ class Run:
 
     `seq` is the number of receipts applied. Per-step lists are indexed like `plan.steps`. `ready` holds steps that may
     run, once each: an entry counts while its byte in `queued` is set, what meanwhile moved on is passed over. `timers`
-    is a heap of (Unix time in ns, step index) for steps that wait or retry. `in_flight` counts attempts that this process is performing; it is no part of the fold.
+    is a heap of (Unix time in ns, step index) for steps that wait or retry. `in_flight` counts attempts that this
+    process is performing; it is no part of the fold.
     """
 
     __slots__ = (
