@@ -1,6 +1,8 @@
 """All other routes of the API, as a Litestar application with its OpenAPI description at /openapi.json."""
 
 from collections.abc import AsyncIterator
+from functools import cache
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import msgspec
@@ -9,18 +11,24 @@ from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import License
-from litestar.params import Body, Parameter
+from litestar.params import Body, HeaderParameter, PathParameter, QueryParameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
-from knhk.api.submit import Answer, SubmitRoute, internal_error, problem_answer
+from knhk.api.description import EVENT_RESPONSES, SUBMIT_RESPONSES, ReasonOperation, SubmitOperation, problem_responses
+from knhk.api.submit import Answer, SubmitRoute, internal_error, problem_answer, too_long
 from knhk.domain import identifier
 from knhk.domain.errors import InvalidParameter, KnhkError
+from knhk.domain.problems import MEDIA_TYPE, problem_of_status
 from knhk.domain.run import RunState
 from knhk.engine.control import Control, Filter
 from knhk.engine.loader import decode_receipts
+from knhk.observability.logs import get as get_log
 
 _LARGEST_PAGE = 1_000
 _ACTOR = "api"
+_READS = problem_responses(404, 503)
+_CHANGES = problem_responses(404, 409, 503)
+_RETRY = problem_responses(404, 409, 429, 503)
 
 
 class Reason(msgspec.Struct, forbid_unknown_fields=True):
@@ -36,7 +44,7 @@ class Page(msgspec.Struct):
     next_cursor: str | None
 
 
-WorkflowId = Annotated[str, Parameter(description="Such as wf-1234567890.")]
+WorkflowId = Annotated[str, PathParameter(description="Such as wf-1234567890.")]
 Reasoned = Annotated[Reason | None, Body(description="Optional: a reason, kept in the receipt.")]
 
 
@@ -53,19 +61,34 @@ def create_app(control: Control, route: SubmitRoute, *, version: str) -> Litesta
             render_plugins=[JsonRenderPlugin()],
             use_handler_docstrings=True,
         ),
-        exception_handlers={KnhkError: _problem, HTTPException: _http_problem, Exception: _internal_problem},
+        before_request=_refuse_unknown_query,
+        exception_handlers={
+            KnhkError: _problem,
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE: lambda _request, _error: _response(too_long(route.max_body_bytes)),
+            HTTPException: _http_problem,
+            Exception: _internal_problem,
+        },
         request_max_body_size=route.max_body_bytes,
         logging_config=None,
     )
 
 
 def _submit_handler(route: SubmitRoute) -> Any:
-    @post("/workflows", status_code=202, media_type=MediaType.JSON, summary="Submit a workflow")
+    @post(
+        "/workflows",
+        status_code=202,
+        media_type=MediaType.JSON,
+        summary="Submit a workflow",
+        operation_class=SubmitOperation,
+        responses=SUBMIT_RESPONSES,
+    )
     async def submit_workflow(
         request: Request[Any, Any, Any],
-        wait: Annotated[str | None, Parameter(description="Answer when the run has ended, at most after this.")] = None,
+        wait: Annotated[
+            str | None, QueryParameter(description="Answer when the run has ended, at most after this.")
+        ] = None,
         idempotency_key: Annotated[
-            str | None, Parameter(header="Idempotency-Key", description="Makes repeating the request safe.")
+            str | None, HeaderParameter(name="Idempotency-Key", description="Makes repeating the request safe.")
         ] = None,
     ) -> Response[bytes]:
         """The body is a descriptor (YAML or JSON), or {"descriptor": ..., "inputs": {...}} in JSON."""
@@ -76,13 +99,15 @@ def _submit_handler(route: SubmitRoute) -> Any:
 
 
 def _read_handlers(control: Control) -> list[Any]:
-    @get("/workflows", summary="List workflows, newest first")
+    @get("/workflows", summary="List workflows, newest first", responses=problem_responses(503))
     async def list_workflows(
-        in_state: Annotated[RunState | None, Parameter(query="state", description="Only runs in this state.")] = None,
-        name: str | None = None,
-        department: str | None = None,
-        limit: Annotated[int, Parameter(ge=1, le=_LARGEST_PAGE)] = 50,
-        cursor: str | None = None,
+        in_state: Annotated[
+            RunState | None, QueryParameter(name="state", description="Only runs in this state.")
+        ] = None,
+        name: Annotated[str | None, QueryParameter(description="Only runs of this name.")] = None,
+        department: Annotated[str | None, QueryParameter(description="Only runs of this department.")] = None,
+        limit: Annotated[int, QueryParameter(ge=1, le=_LARGEST_PAGE, description="At most so many.")] = 50,
+        cursor: Annotated[str | None, QueryParameter(description="The `next_cursor` of the page before.")] = None,
     ) -> Page:
         """A page may be shorter than `limit` although more follow: go on while `next_cursor` is not null."""
         before = None if cursor is None else _cursor(cursor)
@@ -90,27 +115,30 @@ def _read_handlers(control: Control) -> list[Any]:
         rows, following = await control.listing(wanted, before=before, limit=limit)
         return Page(rows, None if following is None else str(following))
 
-    @get("/workflows/{workflow_id:str}", summary="State of a workflow")
+    @get("/workflows/{workflow_id:str}", summary="State of a workflow", responses=_READS)
     async def get_workflow(
         workflow_id: WorkflowId,
-        verbose: Annotated[bool, Parameter(description="With inputs and outputs.")] = False,
+        verbose: Annotated[bool, QueryParameter(description="With inputs and outputs.")] = False,
     ) -> dict[str, Any]:
         """State, steps, failure and what it waits for, as its committed receipts tell it."""
         number = identifier.parse(workflow_id)
         return await (control.inspect(number) if verbose else control.status(number))
 
-    @get("/workflows/{workflow_id:str}/receipts", summary="Receipts of a workflow")
+    @get("/workflows/{workflow_id:str}/receipts", summary="Receipts of a workflow", responses=_READS)
     async def get_receipts(
-        workflow_id: WorkflowId, from_seq: Annotated[int, Parameter(ge=0)] = 0
+        workflow_id: WorkflowId,
+        from_seq: Annotated[int, QueryParameter(ge=0, description="The first that is wanted.")] = 0,
     ) -> dict[str, list[dict[str, Any]]]:
         """The hash-chained receipts, oldest first; docs/receipts.md is their format."""
         number = identifier.parse(workflow_id)
         return {"receipts": decode_receipts(await control.receipts(number, from_seq), number)}
 
-    @get("/workflows/{workflow_id:str}/events", summary="Follow a workflow")
+    @get("/workflows/{workflow_id:str}/events", summary="Follow a workflow", responses=EVENT_RESPONSES | _READS)
     async def get_events(
         workflow_id: WorkflowId,
-        last_event_id: Annotated[int | None, Parameter(header="Last-Event-ID", ge=0)] = None,
+        last_event_id: Annotated[
+            int | None, HeaderParameter(name="Last-Event-ID", ge=0, description="The last one seen.")
+        ] = None,
     ) -> ServerSentEvent:
         """Server-sent events, one per receipt as it is committed, until the run ends."""
         number = identifier.parse(workflow_id)
@@ -129,35 +157,53 @@ def _change_handlers(control: Control) -> list[Any]:
     async def shown(number: int) -> dict[str, Any]:
         return await control.status(number)
 
-    @post("/workflows/{workflow_id:str}/cancel", status_code=200, summary="Cancel a workflow")
+    @post(
+        "/workflows/{workflow_id:str}/cancel",
+        status_code=200,
+        summary="Cancel a workflow",
+        responses=_CHANGES,
+        operation_class=ReasonOperation,
+    )
     async def cancel_workflow(workflow_id: WorkflowId, data: Reasoned = None) -> dict[str, Any]:
         """Stops what is under way and begins nothing more."""
         number = identifier.parse(workflow_id)
         await control.cancel(number, actor=_ACTOR, reason=data.reason if data else "")
         return await shown(number)
 
-    @post("/workflows/{workflow_id:str}/pause", status_code=200, summary="Pause a workflow")
+    @post(
+        "/workflows/{workflow_id:str}/pause",
+        status_code=200,
+        summary="Pause a workflow",
+        responses=_CHANGES,
+        operation_class=ReasonOperation,
+    )
     async def pause_workflow(workflow_id: WorkflowId, data: Reasoned = None) -> dict[str, Any]:
         """Begins no further steps; those under way finish."""
         number = identifier.parse(workflow_id)
         await control.pause(number, actor=_ACTOR, reason=data.reason if data else "")
         return await shown(number)
 
-    @post("/workflows/{workflow_id:str}/resume", status_code=200, summary="Resume a paused workflow")
+    @post(
+        "/workflows/{workflow_id:str}/resume",
+        status_code=200,
+        summary="Resume a paused workflow",
+        responses=_CHANGES,
+        operation_class=ReasonOperation,
+    )
     async def resume_workflow(workflow_id: WorkflowId, data: Reasoned = None) -> dict[str, Any]:
         """Lets a paused run go on."""
         number = identifier.parse(workflow_id)
         await control.resume(number, actor=_ACTOR, reason=data.reason if data else "")
         return await shown(number)
 
-    @post("/workflows/{workflow_id:str}/retry", status_code=200, summary="Retry a failed workflow")
+    @post("/workflows/{workflow_id:str}/retry", status_code=200, summary="Retry a failed workflow", responses=_RETRY)
     async def retry_workflow(workflow_id: WorkflowId) -> dict[str, Any]:
         """Runs the failed steps again, under the same id; completed steps keep their results."""
         number = identifier.parse(workflow_id)
         await control.retry(number, actor=_ACTOR)
         return await shown(number)
 
-    @delete("/workflows/{workflow_id:str}", status_code=200, summary="Delete a workflow's data")
+    @delete("/workflows/{workflow_id:str}", status_code=200, summary="Delete a workflow's data", responses=_CHANGES)
     async def delete_workflow(workflow_id: WorkflowId) -> dict[str, Any]:
         """Erases the inputs and outputs of an ended run. Its receipts stay and still verify."""
         number = identifier.parse(workflow_id)
@@ -193,20 +239,36 @@ def _problem(_request: Request[Any, Any, Any], error: KnhkError) -> Response[byt
     return _response(problem_answer(error))
 
 
-def _http_problem(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+def _http_problem(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """What the framework refuses (unknown route, wrong method, bad parameter) in the same form as our own errors."""
-    problem = {
-        "type": "about:blank",
-        "title": type(error).__name__.removesuffix("Exception"),
-        "status": error.status_code,
-        "detail": error.detail,
-        "retryable": False,
-    }
+    title = type(error).__name__.removesuffix("Exception")
+    problem = problem_of_status(error.status_code, title, f"{request.method} {request.url.path}: {error.detail}")
     if error.extra:
-        problem["problems"] = error.extra
+        problem["problems"] = [_place(one) for one in error.extra] if isinstance(error.extra, list) else [error.extra]
     raw = msgspec.json.encode(problem, enc_hook=str)
-    return Response(raw, status_code=error.status_code, media_type="application/problem+json")
+    return Response(raw, status_code=error.status_code, media_type=MEDIA_TYPE, headers=error.headers)
 
 
-def _internal_problem(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+def _place(one: Any) -> Any:
+    """A parameter that the framework refused, in the form of our own errors."""
+    return {"message": one["message"], "path": one["key"]} if isinstance(one, dict) and "key" in one else one
+
+
+def _refuse_unknown_query(request: Request[Any, Any, Any]) -> None:
+    """A misspelt filter must not give an answer to another question."""
+    unknown = sorted(set(request.query_params) - _query_of(request.route_handler))
+    if unknown:
+        known = ", ".join(f"`{name}`" for name in sorted(_query_of(request.route_handler))) or "none"
+        raise InvalidParameter(f"unknown query parameter {unknown[0]!r}; this route takes {known}")
+
+
+@cache
+def _query_of(handler: Any) -> frozenset[str]:
+    """The names of the query parameters that a handler takes."""
+    marked = ((name, field.kwarg_definition) for name, field in handler.parsed_fn_signature.parameters.items())
+    return frozenset(mark.name or name for name, mark in marked if isinstance(mark, QueryParameter))
+
+
+def _internal_problem(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    get_log("knhk.api").error("a request failed", path=request.url.path, exc_info=error)
     return _response(internal_error(error))

@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from knhk.api.submit import PATH, Answer, SubmitRoute, internal_error, problem_answer
-from knhk.domain.errors import PayloadTooLarge
+from knhk.api.submit import PATH, Answer, SubmitRoute, internal_error, too_long
 
 _TARGET = PATH.encode()
 _TARGET_WITH_QUERY = _TARGET + b"?"
@@ -93,8 +92,7 @@ class SubmitProtocol(HttpToolsProtocol):
 
     async def _respond(self, exchange: Exchange) -> None:
         if exchange.size > self.route.max_body_bytes:
-            limit = self.route.max_body_bytes
-            answer = problem_answer(PayloadTooLarge(f"the body is longer than {limit} bytes (api.max_body)"))
+            answer = too_long(self.route.max_body_bytes)
         else:
             try:
                 body = exchange.parts[0] if len(exchange.parts) == 1 else b"".join(exchange.parts)

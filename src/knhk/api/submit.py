@@ -11,9 +11,9 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from knhk.domain.errors import InvalidDescriptor, InvalidParameter, KnhkError
+from knhk.domain.errors import InvalidDescriptor, InvalidParameter, KnhkError, PayloadTooLarge
 from knhk.domain.identifier import to_text
-from knhk.domain.problems import problem_of
+from knhk.domain.problems import INTERNAL, MEDIA_TYPE, problem_of, problem_of_status, retry_after
 from knhk.domain.units import parse_duration_ns
 from knhk.engine.control import Accepted, Control, Submission
 
@@ -23,7 +23,7 @@ Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 PATH: Final = "/workflows"
 _LONGEST_WAIT_NS: Final = 300_000_000_000
 _JSON: Final = (b"content-type", b"application/json")
-_PROBLEM: Final = (b"content-type", b"application/problem+json")
+_PROBLEM: Final = (b"content-type", MEDIA_TYPE.encode())
 
 
 class Envelope(msgspec.Struct, forbid_unknown_fields=True):
@@ -34,6 +34,7 @@ class Envelope(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _ENVELOPE = msgspec.json.Decoder(Envelope)
+_KEYS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -80,21 +81,21 @@ def problem_answer(error: KnhkError) -> Answer:
     """An error as RFC 9457 problem details."""
     status, problem = problem_of(error)
     headers = [_PROBLEM]
-    if error.retry_after_s is not None:
-        headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+    seconds = retry_after(error)
+    if seconds is not None:
+        headers.append((b"retry-after", seconds.encode()))
     return status, headers, _ENCODER.encode(problem)
+
+
+def too_long(most_bytes: int) -> Answer:
+    """The answer to a body of more bytes."""
+    return problem_answer(PayloadTooLarge(f"the body is longer than {most_bytes} bytes (api.max_body)"))
 
 
 def internal_error(error: Exception) -> Answer:
     """What nobody foresaw: the log has it whole, the client gets its kind."""
-    problem = {
-        "type": "about:blank",
-        "title": "Internal error",
-        "status": 500,
-        "detail": f"{type(error).__name__}; the server's log has more",
-        "retryable": False,
-    }
-    return 500, [_PROBLEM], _ENCODER.encode(problem)
+    problem = problem_of_status(INTERNAL, "Internal error", f"{type(error).__name__}; the server's log has more")
+    return INTERNAL, [_PROBLEM], _ENCODER.encode(problem)
 
 
 def _open(body: bytes) -> tuple[bytes, dict[str, Any]]:
@@ -102,12 +103,20 @@ def _open(body: bytes) -> tuple[bytes, dict[str, Any]]:
     try:
         envelope = _ENVELOPE.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
-        if b'"apiVersion"' in body:
+        if not _is_envelope(body):
             return body, {}
         raise InvalidParameter(f'the envelope {{"descriptor": ..., "inputs": ...}} is wrong: {error}') from error
     if isinstance(envelope.descriptor, str):
         return envelope.descriptor.encode(), envelope.inputs
     return _ENCODER.encode(envelope.descriptor), envelope.inputs
+
+
+def _is_envelope(body: bytes) -> bool:
+    """Whether the word is one of the outermost keys; what cannot be read at all is left to the descriptor's reader."""
+    try:
+        return "descriptor" in _KEYS.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return False
 
 
 @lru_cache(maxsize=64)
