@@ -42,6 +42,8 @@ class Server:
         self.config.write_text(yaml.safe_dump(config))
         self.log = directory / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.variables: dict[str, str] = {}
+        """What the server and the command line find in their environment besides."""
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.api_port}", timeout=30)
 
     @property
@@ -54,7 +56,7 @@ class Server:
 
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("KNHK_")}
-        return {**kept, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+        return {**kept, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]), **self.variables}
 
     def start(self, timeout_s: float = 30.0) -> "Server":
         with self.log.open("ab") as log:
