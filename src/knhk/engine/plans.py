@@ -6,12 +6,20 @@ from hashlib import sha256
 from typing import Final
 
 from knhk.domain.compile import compile_descriptor
-from knhk.domain.errors import JournalCorrupt
+from knhk.domain.errors import InvalidDescriptor, JournalCorrupt
 from knhk.domain.plan import ActionTraits, Plan
 from knhk.ports.journal import Journal
 
 _STEPS_KEPT: Final = 50_000
 _PLANS_KEPT: Final = 1_000
+_ACCEPTED: Final = b"accepted once, "
+
+
+class _WithGone(dict[str, ActionTraits]):
+    """Traits of actions, and of those that this process does not have: any params, and a promise that costs nothing."""
+
+    def get(self, name: str, _default: object = None) -> ActionTraits:
+        return super().get(name) or ActionTraits(name, pure=True)
 
 
 class Plans:
@@ -39,29 +47,45 @@ class Plans:
         if plan is not None:
             self._plans.move_to_end(digest)
             return plan
-        plan = compile_descriptor(
-            text,
-            self._actions,
-            max_bytes=self._max_bytes,
-            max_steps=self._max_steps,
-            default_timeout_ns=self._default_timeout_ns,
-            tick_ns=self._tick_ns,
-        )
-        self._keep(plan)
+        plan = self._compile(text, self._actions, self._max_bytes, self._max_steps)
+        self._keep(digest, plan)
         return plan
 
     async def load(self, journal: Journal, digest: bytes) -> Plan:
-        """The plan of a descriptor in the journal. Raises JournalCorrupt if it is not there or is another one."""
-        plan = self._plans.get(digest)
+        """The plan of a descriptor in the journal. Raises JournalCorrupt if it is not there or is another one.
+
+        It was accepted once: that an action is gone or a limit is lower today is no reason not to read it. A step whose
+        action is gone fails when its turn comes.
+        """
+        plan = self._plans.get(digest) or self._plans.get(_ACCEPTED + digest)
         if plan is not None:
             return plan
         text = await journal.descriptor(digest)
         if text is None or sha256(text).digest() != digest:
             raise JournalCorrupt(f"the descriptor with digest {digest.hex()} is missing or was changed")
-        return self.compile(text)
+        try:
+            return self.compile(text)
+        except InvalidDescriptor:
+            pass
+        try:
+            plan = self._compile(text, _WithGone(self._actions), len(text), len(text))
+        except InvalidDescriptor as error:
+            raise JournalCorrupt(f"this version cannot read the descriptor {digest.hex()}: {error.message}") from error
+        self._keep(_ACCEPTED + digest, plan)
+        return plan
 
-    def _keep(self, plan: Plan) -> None:
-        self._plans[plan.digest] = plan
+    def _compile(self, text: bytes, actions: Mapping[str, ActionTraits], max_bytes: int, max_steps: int) -> Plan:
+        return compile_descriptor(
+            text,
+            actions,
+            max_bytes=max_bytes,
+            max_steps=max_steps,
+            default_timeout_ns=self._default_timeout_ns,
+            tick_ns=self._tick_ns,
+        )
+
+    def _keep(self, key: bytes, plan: Plan) -> None:
+        self._plans[key] = plan
         self._steps += len(plan.steps)
         while len(self._plans) > 1 and (len(self._plans) > _PLANS_KEPT or self._steps > _STEPS_KEPT):
             _, oldest = self._plans.popitem(last=False)
