@@ -44,6 +44,8 @@ _INDICATORS: Final = "&*!?%"
 _HEAD: Final = re.compile(r"(?:^|[\s\[{,:])[-+.0-9_eE]*\Z")
 _TAIL: Final = re.compile(r"[-+.0-9_eE]*(?:[xXoObB][0-9a-fA-F_]+)?(?=[\s,\]}:]|\Z)")
 _BACK: Final = 64
+_AHEAD: Final = 128
+"""A number that goes on beyond counts as suspicious, so that each look at one takes bounded time."""
 _LONG_NUMBER: Final = re.compile(r"[0-9]{400}")
 """The fast reader takes time quadratic in the digits of a number, which shows in texts of _LONG_TEXT bytes."""
 _LONG_TEXT: Final = 10_000
@@ -214,7 +216,7 @@ def _has_odd_number(source: str, pattern: re.Pattern[str]) -> bool:
     most = _FEW + len(source) // _BYTES_A_CANDIDATE
     for count, match in enumerate(pattern.finditer(source)):
         at = match.start()
-        if count == most or (_TAIL.match(source, at) and _HEAD.search(source[max(0, at - _BACK) : at])):
+        if count == most or (_TAIL.match(source, at, at + _AHEAD) and _HEAD.search(source[max(0, at - _BACK) : at])):
             return True
     return False
 
