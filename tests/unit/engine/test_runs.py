@@ -1,6 +1,7 @@
 """How runs go: order, data, retries, timeouts, what a failure does to the rest."""
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -59,7 +60,7 @@ async def test_a_retry_waits_longer_each_time(house: House) -> None:
     run = await house.run(workflow(step("a", "effect", params={"fails_first": 4}, retry=retry)))
     assert run.state is RunState.COMPLETED
     times = [seconds(effect.at_ns) for effect in house.effects.log]
-    assert [round(b - a, 2) for a, b in zip(times, times[1:], strict=False)] == [1, 3, 9, 10]
+    assert [round(b - a, 2) for a, b in pairwise(times)] == [1, 3, 9, 10]
     assert [effect.attempt for effect in house.effects.log] == [1, 2, 3, 4, 5]
     assert len({effect.key for effect in house.effects.log}) == 1
 
