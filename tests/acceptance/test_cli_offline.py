@@ -179,6 +179,11 @@ def test_a_damaged_journal_is_named_and_never_valid(knhk: Knhk) -> None:
     assert knhk.json("verify", "--full", "--data", knhk.data)["valid"] is True
 
 
+def _heed_interrupts() -> None:
+    """Tests that a shell runs in the background inherit that SIGINT is ignored; a person at a terminal does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_run_that_is_interrupted_goes_on_in_the_next_one(knhk: Knhk, tmp_path: Path) -> None:
     file = tmp_path / "waits.yaml"
     file.write_text(WAITS)
@@ -188,6 +193,7 @@ def test_a_run_that_is_interrupted_goes_on_in_the_next_one(knhk: Knhk, tmp_path:
         stdout=subprocess.DEVNULL,
         text=True,
         env=knhk.environment,
+        preexec_fn=_heed_interrupts,
     ) as process:
         assert process.stderr is not None
         while "timer.set" not in (line := process.stderr.readline()):

@@ -181,13 +181,14 @@ class RocksDbStore:
             if error is not None:
                 self._failure = error
             elif added is not None and added in self._unsynced:
+                self._note(added)  # Before anybody is told: the witness knows all that was acknowledged.
                 self._unsynced.remove(added)
                 self._heads[added.partition] = added.tip
                 self._counters.commits_total += 1
             if not future.done():
                 _resolve(future) if error is None else future.set_exception(error)
 
-        self._require_writer().submit(done, None if added is None else lambda: self._note(added))
+        self._require_writer().submit(done)
         return future
 
     def _note(self, added: _Unsynced) -> None:

@@ -19,7 +19,6 @@ Done = Callable[[KnhkError | None], None]
 class _Job(msgspec.Struct, frozen=True):
     loop: asyncio.AbstractEventLoop
     done: Done
-    after: Callable[[], None] | None
 
 
 class WalWriter:
@@ -31,9 +30,9 @@ class WalWriter:
         self._thread = threading.Thread(target=self._run, name="knhk-wal", daemon=True)
         self._thread.start()
 
-    def submit(self, done: Done, after: Callable[[], None] | None = None) -> None:
-        """Sync what is written by now, call `done` on the running loop, then `after` (not raising) in the thread."""
-        self._jobs.put(_Job(asyncio.get_running_loop(), done, after))
+    def submit(self, done: Done) -> None:
+        """Sync what is written by now, then call `done` on the running loop."""
+        self._jobs.put(_Job(asyncio.get_running_loop(), done))
 
     def stop(self) -> None:
         """Finish what was submitted and end the thread."""
@@ -60,7 +59,3 @@ class WalWriter:
         for job in jobs:
             with contextlib.suppress(RuntimeError):  # the loop was closed; nobody waits any more
                 job.loop.call_soon_threadsafe(job.done, error)
-        if error is None:
-            for job in jobs:
-                if job.after is not None:
-                    job.after()
