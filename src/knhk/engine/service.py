@@ -119,30 +119,36 @@ class Engine:
         )
         self.scheduler.woken = self.sleepers.woken
         self.projector = Projector(partition, journal, projections, clock, folds)
-        self.admission = Admission(
-            max_queued=settings.max_queued,
+        self.admission = self._gate()
+        self.control = self._facade(projections, ids)
+        self.corrupt: dict[int, str] = {}
+        self.halted: asyncio.Future[KnhkError] | None = None
+        self._disk_task: asyncio.Task[None] | None = None
+
+    def _gate(self) -> Admission:
+        return Admission(
+            max_queued=self.settings.max_queued,
             has_slot=lambda: self.scheduler.has_slot,
             queued=lambda: len(self.scheduler.pending),
             uncommitted=lambda: self.committer.uncommitted_receipts,
             fault=lambda: self.committer.fault,
         )
-        self.control = Control(
-            partition,
+
+    def _facade(self, projections: Projections, ids: Ids) -> Control:
+        return Control(
+            self.settings.partition,
             admission=self.admission,
             committer=self.committer,
             scheduler=self.scheduler,
             loader=self.loader,
             arrivals=self.arrivals,
             plans=self.plans,
-            journal=journal,
+            journal=self._journal,
             projections=projections,
             watchers=self.watchers,
-            clock=clock,
+            clock=self._clock,
             ids=ids,
         )
-        self.corrupt: dict[int, str] = {}
-        self.halted: asyncio.Future[KnhkError] | None = None
-        self._disk_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Take over the partition, load the runs that were under way, and go on with them."""
