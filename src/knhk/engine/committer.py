@@ -333,12 +333,14 @@ class Committer:
                 self.statistics.failures += 1
                 self.fault = error
                 _fail(batch, error)
+                _fail(self._open, error)  # it cannot be written before this one
                 if self._stopping:
                     raise
                 await self._clock.sleep(pause)
                 pause = min(pause * 2, _LONGEST_RETRY_S)
                 continue
             self.fault = None
+            self._open.failure = None
             return
 
     async def _arrived(self, commit: Commit) -> bool:

@@ -5,7 +5,7 @@ Every method that changes something returns only when the change is committed.
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import sha256
 from typing import Any, Final
@@ -21,6 +21,7 @@ from knhk.domain.errors import (
     IllegalTransition,
     InvalidParameter,
     ReceiptCorrupt,
+    Unavailable,
     WorkflowNotFound,
 )
 from knhk.domain.event import Event
@@ -381,7 +382,8 @@ class Control:
         if live is not None and not live.uncommitted:
             return live.run
         if live is not None and live.batch is not None:
-            await live.batch.committed()
+            with suppress(Unavailable):  # what is on disk already can be told while nothing more can be written
+                await live.batch.committed()
             if not live.uncommitted:
                 return live.run
         run, _ = await self._loader.fold(workflow_id)
