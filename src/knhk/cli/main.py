@@ -60,6 +60,9 @@ app.command("version")(server.version)
 
 def main() -> None:
     """The entry point of the script `knhk` and of `python -m knhk`."""
+    import sys
+
+    sys.path.append("")  # modules of actions in the working directory; last, so that they hide nothing
     app(prog_name="knhk")
 
 
