@@ -11,7 +11,7 @@ from knhk.domain.plan import ActionTraits, Plan
 from knhk.ports.journal import Journal
 
 _STEPS_KEPT: Final = 50_000
-_PLANS_KEPT: Final = 1_000
+_PLANS_KEPT: Final = 256
 _ACCEPTED: Final = b"accepted once, "
 
 
