@@ -63,7 +63,8 @@ class Sleepers:
         return len(self._due)
 
     def parked(self, workflow_id: int, wake_ns: int) -> None:
-        """A run has left memory; 0 means that no time wakes it."""
+        """A run has left memory, and its slot is free; 0 means that no time wakes it."""
+        self.room()
         if wake_ns and wake_ns <= self._window_end_ns:
             self._plan(workflow_id, wake_ns)
 

@@ -115,6 +115,20 @@ async def test_runs_that_are_due_while_all_slots_are_taken_wait_for_one(build: A
     assert now() == pytest.approx(4500, abs=1)
 
 
+async def test_a_run_that_parks_when_nobody_waits_for_it_any_more_leaves_its_slot_to_one_that_is_due(
+    build: Any,
+) -> None:
+    house = await build(max_active=1)
+    soon = workflow(step("a", "wait", params={"duration": "60s"}))
+    due = await house.submit(soon)
+    request = asyncio.create_task(house.submit(PARKS, wait_s=100))
+    await asyncio.sleep(90)
+    assert house.engine.sleepers.due == 1
+    await request
+    assert (await house.ended(due.workflow_id)).state is RunState.COMPLETED
+    assert now() == pytest.approx(100, abs=1)
+
+
 async def test_more_runs_wait_than_one_window_reads(build: Any) -> None:
     house = await build(max_active=100)
     await asyncio.gather(*[house.submit(PARKS) for _ in range(2500)])
