@@ -40,6 +40,7 @@ class Server:
             config.setdefault(section, {}).update(values)
         self.config = directory / "config.yaml"
         self.config.write_text(yaml.safe_dump(config))
+        self.arguments = ["serve", "--config", str(self.config)]
         self.log = directory / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.variables: dict[str, str] = {}
@@ -61,7 +62,7 @@ class Server:
     def start(self, timeout_s: float = 30.0) -> "Server":
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "knhk", "serve", "--config", str(self.config)],
+                [sys.executable, "-m", "knhk", *self.arguments],
                 stdout=log,
                 stderr=log,
                 env=self.environment(),
