@@ -85,7 +85,8 @@ class World:
     def _populate(self) -> None:
         for intent in self.intents:
             if not intent.workflow_id and (intent.key or not intent.sent):
-                self._spawn(self._client(intent))
+                for _ in range(self.rng.choice([1, 1, 2]) if intent.key else 1):
+                    self._spawn(self._client(intent))
         for _ in range(self.rng.randint(0, 6)):
             self._spawn(self._operator())
 
@@ -112,6 +113,8 @@ class World:
                     return  # It may be in or not; without a key nobody may send it again.
                 await asyncio.sleep(self.rng.uniform(0.01, 2))
                 continue
+            if intent.workflow_id not in (0, accepted.workflow_id):
+                self.problems.append(f"{intent.key} stands for {intent.workflow_id} and {accepted.workflow_id}")
             intent.workflow_id = accepted.workflow_id
             return
 
@@ -124,7 +127,7 @@ class World:
                 continue
             workflow_id = self.rng.choice(known)
             try:
-                match self.rng.randrange(8):
+                match self.rng.randrange(9):
                     case 0:
                         await control.cancel(workflow_id, actor="test")
                     case 1 | 2:
@@ -135,6 +138,8 @@ class World:
                         await control.retry(workflow_id, actor="test")
                     case 7:
                         await control.inspect(workflow_id)
+                    case 8:
+                        await control.erase(workflow_id, actor="test")
             except KnhkError:
                 continue  # Not possible in this state, or the store is down: both are answers.
 
