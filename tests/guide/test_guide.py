@@ -213,8 +213,6 @@ def test_a_new_instance_is_initialised(fresh: GuideServer) -> None:
     shown = fresh.cli("init", "--config", str(fresh.config), "-o", "json")
     assert (shown["data_created"], shown["signing_key_created"]) == (True, True)
     assert fresh.cli("verify", "--data", str(fresh.data), "-o", "json")["valid"] is True
-    fresh.start()
-    assert fresh.stop() == 0
 
 
 # -- Troubleshooting
@@ -248,8 +246,6 @@ def test_debug_logging_is_switched_on_by_the_variable(fresh: GuideServer) -> Non
     fresh.variables["KNHK_LOG_LEVEL"] = "debug"
     shown = fresh.cli("config", "show", "-o", "json")
     assert "env:KNHK_LOG_LEVEL" in json.dumps(shown)
-    fresh.start()
-    assert fresh.stop() == 0
     fresh.variables["KNHK_LOG_LEVEL"] = "loud"
     assert "KNHK_LOG_LEVEL" in _refusal(fresh)
 
