@@ -2,10 +2,12 @@
 
 import asyncio
 import gc
+import os
 import random
 import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,8 +20,9 @@ from knhk.actions import http
 from knhk.actions.registry import Registry
 from knhk.config import Config, Loaded, absent_sections
 from knhk.domain.times import rfc3339
+from knhk.engine.executor import THREAD_NAME
 from knhk.engine.service import Engine, Settings
-from knhk.observability.logs import configure, get
+from knhk.observability.logs import configure, flush, get
 from knhk.observability.metrics import Metrics
 from knhk.observability.readings import OK, Readings
 from knhk.observability.uptime import Uptime
@@ -34,6 +37,7 @@ PARTITION: Final = 0
 _SWITCH_INTERVAL_S: Final = 0.0005
 _YOUNG_OBJECTS: Final = 50_000
 _DRIFT_S: Final = 5.0
+_MILLISECOND_NS: Final = 1_000_000
 
 
 class Node:
@@ -65,7 +69,8 @@ class Node:
         """Take over the journal and go on with what is in it."""
         head = await self.store.head(PARTITION)
         if head is not None:
-            self.clock.not_before(head.block().at_ns + 1)
+            # The next millisecond: ids are made of it, and those of this one are given out.
+            self.clock.not_before((head.block().at_ns // _MILLISECOND_NS + 1) * _MILLISECOND_NS)
         await self.engine.start()
 
     async def stop(self) -> None:
@@ -204,7 +209,12 @@ def run_async(main: Coroutine[Any, Any, int]) -> int:
 def serve(loaded: Loaded) -> int:
     """Serve the API and the operations until a signal or /shutdown; the process's exit code."""
     configure(loaded.config.platform.log_level)
-    return run_async(_serve(loaded))
+    code = run_async(_serve(loaded))
+    if any(thread.name.startswith(THREAD_NAME) for thread in threading.enumerate()):
+        # An action that blocks for ever in a thread would keep the interpreter from ending; all else is closed.
+        flush()
+        os._exit(code)
+    return code
 
 
 async def _serve(loaded: Loaded) -> int:

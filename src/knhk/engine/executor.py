@@ -20,6 +20,7 @@ from knhk.domain.plan import Step
 from knhk.engine.live import LiveRun
 from knhk.ports.environment import Clock
 
+THREAD_NAME: Final = "knhk-action"
 _LONGEST_MESSAGE: Final = 2000
 _NO_DEPENDENCIES: Final[dict[str, Any]] = {}
 
@@ -54,7 +55,7 @@ class Executor:
         self._max_concurrent = max_concurrent
         self._running: set[asyncio.Task[None]] = set()
         self._waiting: deque[tuple[Attempt, Action, Invocation]] = deque()
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="knhk-action")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=THREAD_NAME)
 
     @property
     def running(self) -> int:
