@@ -38,9 +38,11 @@ def functions(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def error_classes(base: type[KnhkError] = KnhkError) -> Iterator[type[KnhkError]]:
+    """The tree of domain/errors.py; a store's own subclass of an error never leaves the store."""
     for one in base.__subclasses__():
-        yield one
-        yield from error_classes(one)
+        if one.__module__ == KnhkError.__module__:
+            yield one
+            yield from error_classes(one)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -84,7 +86,7 @@ def test_every_room_has_tests(room: Path) -> None:
 
 
 def test_every_error_has_a_code_of_its_own_and_a_hint() -> None:
-    leaves = [one for one in error_classes() if not one.__subclasses__()]
+    leaves = [one for one in error_classes() if not list(error_classes(one))]
     codes = [one.code for one in error_classes()]
     assert len(codes) == len(set(codes))
     for leaf in leaves:
