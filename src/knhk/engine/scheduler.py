@@ -191,6 +191,7 @@ class Scheduler:
             live = piece.live
             if live.batch is not batch:
                 continue  # It has newer receipts in a later batch, which will come here too.
+            live.batch = None  # Run and batch name each other: untied, both go without the garbage collector's help.
             run = live.run
             if run.ended:
                 self._release(live)
