@@ -16,8 +16,6 @@ from typing import Final
 
 import msgspec
 
-ENCODING_VERSION: Final = 1
-
 
 class Kind(StrEnum):
     """The kinds of receipts."""

@@ -127,7 +127,6 @@ class Committer:
         self._epoch = 0
         self._height = -1
         self._offset = 0
-        self._last_at_ns = 0
         self._block_hash = NO_HASH
         self._idle: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -144,11 +143,6 @@ class Committer:
         """Height of the newest block that was cut, -1 before the first."""
         return self._height
 
-    @property
-    def last_at_ns(self) -> int:
-        """Time of the journal's newest block when this owner took over."""
-        return self._last_at_ns
-
     async def start(self) -> None:
         """Become the partition's owner and begin to commit."""
         ownership = await self._append.acquire(self.partition)
@@ -157,7 +151,6 @@ class Committer:
             head = ownership.head.block()
             self._height, self._offset = head.height, head.first_offset + head.count
             self._block_hash = ownership.head.hash()
-            self._last_at_ns = head.at_ns
         await self._append.register_key(self._signer.public_key)
         self._open = Batch()
         self._task = asyncio.create_task(self._commit_forever(), name=f"committer-{self.partition}")
