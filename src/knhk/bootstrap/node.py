@@ -1,0 +1,100 @@
+"""One process's engine on its store, without servers and duties."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import uvloop
+
+from knhk.actions import http
+from knhk.actions.registry import Registry
+from knhk.bootstrap.stores import open_store
+from knhk.config import Config, Loaded
+from knhk.engine.service import Engine, Settings
+from knhk.observability.metrics import Metrics
+from knhk.platform.clock import SystemClock
+from knhk.platform.ids import SnowflakeIds
+from knhk.security.signing import Ed25519Signer
+
+PARTITION: Final = 0
+_MILLISECOND_NS: Final = 1_000_000
+
+
+class Node:
+    """One process's engine with its store, ready to be started."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.clock = SystemClock()
+        http.SHARED.configure(config.actions)
+        self.registry = Registry.load(config.actions.modules)
+        self.store = open_store(config)
+        self.signer = Ed25519Signer.load_or_create(config.persistence.key_path, self.clock.now_ns())
+        self.metrics = Metrics()
+        self.engine = Engine(
+            settings(config),
+            self.registry,
+            append=self.store,
+            journal=self.store,
+            projections=self.store,
+            storage=self.store,
+            signer=self.signer,
+            clock=self.clock,
+            ids=SnowflakeIds(self.clock),
+            rng=random.Random(),
+            folds=[self.metrics],
+        )
+
+    async def start(self) -> None:
+        """Take over the journal and go on with what is in it."""
+        head = await self.store.head(PARTITION)
+        if head is not None:
+            # The next millisecond: ids are made of it, and those of this one are given out.
+            self.clock.not_before((head.block().at_ns // _MILLISECOND_NS + 1) * _MILLISECOND_NS)
+        await self.engine.start()
+
+    async def stop(self) -> None:
+        """Stop at once and close the store."""
+        await self.engine.stop()
+        await self.store.close()
+
+
+def settings(config: Config) -> Settings:
+    """The engine's limits from the configuration."""
+    platform, persistence = config.platform, config.persistence
+    return Settings(
+        node_id=platform.node_id,
+        max_active=platform.max_concurrent_workflows,
+        max_queued=platform.max_queued_workflows,
+        max_concurrent_steps=platform.max_concurrent_steps,
+        threads=config.actions.threads,
+        default_timeout_ns=platform.workflow_timeout_ns,
+        tick_ns=platform.tick_ns,
+        max_descriptor_bytes=config.api.max_body_bytes,
+        max_steps=config.api.max_steps,
+        max_payload_bytes=persistence.max_payload_bytes,
+        min_free_bytes=persistence.min_free_bytes,
+        partition=PARTITION,
+    )
+
+
+@asynccontextmanager
+async def embedded(loaded: Loaded) -> AsyncIterator[Engine]:
+    """An engine without servers, for one process's own use; stopped at the end of the block.
+
+    Raises what opening the store raises.
+    """
+    node = Node(loaded.config)
+    try:
+        await node.start()
+        yield node.engine
+    finally:
+        await node.stop()
+
+
+def run_async(main: Coroutine[Any, Any, int]) -> int:
+    """Run a coroutine on a uvloop to its end."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)

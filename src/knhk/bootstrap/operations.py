@@ -1,0 +1,86 @@
+"""What the operations server may know and do of a node."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from knhk import __version__
+from knhk.bootstrap.node import Node
+from knhk.domain.times import rfc3339
+from knhk.observability.readings import OK, Readings
+from knhk.observability.uptime import Uptime
+from knhk.ports.duty import Duty
+
+_DRIFT_S: Final = 5.0
+
+
+class NodeOperations:
+    """Implements ops.operations.Operations for a node."""
+
+    def __init__(self, node: Node, duties: Sequence[Duty], stopping: asyncio.Event) -> None:
+        self._node, self._duties, self._stopping = node, duties, stopping
+        self.uptime = Uptime(node.store, node.clock)
+        self.started = False
+        node.metrics.connect(self._readings())
+
+    @property
+    def version(self) -> str:
+        return __version__
+
+    @property
+    def uptime_s(self) -> float:
+        return self.uptime.seconds
+
+    @property
+    def halted(self) -> str | None:
+        halted = self._node.engine.halted
+        return halted.result().message if halted is not None and halted.done() else None
+
+    async def health(self) -> Mapping[str, str]:
+        return self._checks()
+
+    async def ready(self) -> tuple[bool, str]:
+        if not self.started:
+            return False, "starting"
+        if self._stopping.is_set() or self._node.engine.admission.closed:
+            return False, "shutting down"
+        trouble = self._node.engine.trouble
+        return (True, "") if trouble is None else (False, trouble.message)
+
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        return self._node.metrics.exposition(accept)
+
+    async def checkpoint(self) -> tuple[Path, int]:
+        name = rfc3339(self._node.clock.now_ns()).replace(":", "").replace(".", "-")
+        target = self._node.config.recovery.checkpoint_path / name
+        return target, await self._node.store.checkpoint(target)
+
+    async def shutdown(self) -> None:
+        self._stopping.set()
+
+    def _checks(self) -> dict[str, str]:
+        drift_s = self._node.clock.drift_s
+        jumped = f"the machine's clock has moved by {drift_s:+.1f} s since the start"
+        checks = {**self._node.engine.health(), "observability": OK if abs(drift_s) < _DRIFT_S else jumped}
+        for duty in self._duties:
+            found, known = duty.health(), checks.get(duty.room, OK)
+            checks[duty.room] = found if known == OK else known if found == OK else f"{known}; {found}"
+        return checks
+
+    def _readings(self) -> Readings:
+        engine, store = self._node.engine, self._node.store
+        return Readings(
+            version=__version__,
+            active=lambda: len(engine.scheduler.active),
+            pending=lambda: len(engine.scheduler.pending),
+            commits=lambda: engine.committer.statistics,
+            rejections=lambda: engine.admission.rejections,
+            store=store.statistics,
+            projection_lag=lambda: max(0, engine.committer.height - engine.projector.cursor),
+            uptime_percentage=self.uptime.percentage,
+            steps_running=lambda: engine.executor.running,
+            steps_waiting=lambda: engine.executor.waiting,
+            free_bytes=store.free_bytes,
+            checks=self._checks,
+        )

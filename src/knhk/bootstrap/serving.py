@@ -1,0 +1,112 @@
+"""The server: the node with its duties, the API and the operations, from the start to the end of the process."""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import Final
+
+from knhk import __version__
+from knhk.bootstrap.duties import duties_of
+from knhk.bootstrap.node import Node, run_async
+from knhk.bootstrap.operations import NodeOperations
+from knhk.config import Config, Loaded, absent_sections
+from knhk.engine.executor import THREAD_NAME
+from knhk.observability.logs import configure, flush, get
+from knhk.platform.serving import Serving, listen
+
+_SWITCH_INTERVAL_S: Final = 0.0005
+_YOUNG_OBJECTS: Final = 50_000
+
+
+def serve(loaded: Loaded) -> int:
+    """Serve the API and the operations until a signal or /shutdown; the process's exit code."""
+    configure(loaded.config.platform.log_level)
+    code = run_async(_serve(loaded))
+    if any(thread.name.startswith(THREAD_NAME) for thread in threading.enumerate()):
+        # An action that blocks for ever in a thread would keep the interpreter from ending; all else is closed.
+        flush()
+        os._exit(code)
+    return code
+
+
+async def _serve(loaded: Loaded) -> int:
+    from knhk.api.app import create_app
+    from knhk.api.fast_path import protocol_for
+    from knhk.api.submit import SubmitRoute
+    from knhk.ops.app import create_app as create_operations
+
+    config, log = loaded.config, get("knhk.serve")
+    for sentence in (*loaded.warnings, *absent_sections(loaded)):
+        log.warning(sentence)
+    metrics = config.observability
+    api_socket = listen(config.api.host, config.api.port, "api.port")
+    operations_socket = listen(metrics.metrics_host, metrics.metrics_port, "observability.metrics_port")
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    node = Node(config)
+    duties = duties_of(node)
+    operations = NodeOperations(node, duties, stopping)
+    operations_server = Serving(create_operations(operations), operations_socket)
+    route = SubmitRoute(node.engine.control, config.api.max_body_bytes)
+    application = create_app(node.engine.control, route, version=__version__)
+    api_server = Serving(application, api_socket, protocol_for(route))
+    try:
+        await operations_server.start()
+        await node.start()
+        await operations.uptime.start()
+        for duty in duties:
+            await duty.start()
+        await api_server.start()
+        _tune_for_throughput()
+        operations.started = True
+        log.info(
+            "ready",
+            api=_address(api_socket),
+            operations=_address(operations_socket),
+            data=str(config.persistence.path),
+            version=__version__,
+        )
+        return await _until_stopped(node, config, stopping)
+    finally:
+        await api_server.stop()
+        for duty in reversed(duties):
+            await duty.stop()
+        await operations.uptime.stop()
+        await node.stop()
+        await operations_server.stop()
+        log.info("stopped")
+
+
+async def _until_stopped(node: Node, config: Config, stopping: asyncio.Event) -> int:
+    halted = node.engine.halted
+    assert halted is not None
+    halted.add_done_callback(lambda _halted: stopping.set())
+    await stopping.wait()
+    log = get("knhk.serve")
+    if halted.done():
+        error = halted.result()
+        log.error("halted", code=error.code, reason=error.message, hint=error.advice)
+        return 1
+    grace_s = config.platform.shutdown_grace_ns / 1e9
+    log.info("draining", grace_s=grace_s)
+    if not await node.engine.drain(grace_s):
+        log.warning("work is left; it goes on from its receipts at the next start")
+    return 0
+
+
+def _tune_for_throughput() -> None:
+    """What was made during the start stays: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS, 20, 50)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{host}:{port}"
