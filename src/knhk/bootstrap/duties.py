@@ -1,9 +1,10 @@
 """The background duties of a server, in the order in which they start; they stop in the opposite one."""
 
+from knhk.bootstrap import observability
 from knhk.bootstrap.node import Node
 from knhk.ports.duty import Duty
 
 
-def duties_of(_node: Node) -> list[Duty]:
+def duties_of(node: Node) -> list[Duty]:
     """Every room that works by itself beside the runs adds its duties here."""
-    return []
+    return [*observability.duties(node)]

@@ -77,6 +77,7 @@ class NodeOperations:
             commits=lambda: engine.committer.statistics,
             rejections=lambda: engine.admission.rejections,
             store=store.statistics,
+            store_histograms=store.histograms,
             projection_lag=lambda: max(0, engine.committer.height - engine.projector.cursor),
             uptime_percentage=self.uptime.percentage,
             steps_running=lambda: engine.executor.running,

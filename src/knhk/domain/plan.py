@@ -97,3 +97,8 @@ class Plan(msgspec.Struct, frozen=True):
     inputs_schema: Mapping[str, Any] | None
     outputs: tuple[Output, ...]
     invariants: tuple[Invariant, ...]
+
+    def action_of(self, step: str) -> str:
+        """The action of the step with a path, empty if there is no such step."""
+        index = self.index_of.get(step)
+        return "" if index is None else self.steps[index].action

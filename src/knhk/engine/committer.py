@@ -14,6 +14,7 @@ from typing import Final
 
 from knhk.domain.errors import KnhkError, StorageUnavailable, Unavailable
 from knhk.domain.event import Event
+from knhk.domain.histogram import SHORT_S, Histogram
 from knhk.domain.receipt import (
     BLOCK_PREFIX,
     NO_HASH,
@@ -34,6 +35,7 @@ INPUT: Final = 0
 OUTPUT: Final = 1
 _FIRST_RETRY_S: Final = 0.05
 _LONGEST_RETRY_S: Final = 2.0
+_BATCH_SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 
 
 class Piece:
@@ -88,13 +90,14 @@ class Batch:
 
 
 class CommitterStatistics:
-    """Plain counters that the metrics read."""
+    """What the metrics read. `commit_seconds` and `batch_receipts` have one value for each group commit."""
 
-    __slots__ = ("batches", "commit_seconds", "failures", "last_batch_receipts", "receipts")
+    __slots__ = ("batch_receipts", "commit_seconds", "failures", "receipt_bytes", "receipts")
 
     def __init__(self) -> None:
-        self.batches = self.receipts = self.failures = self.last_batch_receipts = 0
-        self.commit_seconds = 0.0
+        self.receipts = self.receipt_bytes = self.failures = 0
+        self.commit_seconds = Histogram(SHORT_S)
+        self.batch_receipts = Histogram(_BATCH_SIZES)
 
 
 class Committer:
@@ -240,10 +243,10 @@ class Committer:
 
     def _tell(self, batch: Batch, commit: Commit, seconds: float) -> None:
         statistics = self.statistics
-        statistics.batches += 1
         statistics.receipts += batch.receipts
-        statistics.last_batch_receipts = batch.receipts
-        statistics.commit_seconds += seconds
+        statistics.receipt_bytes += sum([len(sealed.body) for part in commit.slices for sealed in part.receipts])
+        statistics.batch_receipts.add(batch.receipts)
+        statistics.commit_seconds.add(seconds)
         batch.durable = True
         batch.height = commit.block.height
         for waiter in batch.waiters:

@@ -14,6 +14,7 @@ from knhk.domain import summary as rows
 from knhk.domain.errors import Unavailable
 from knhk.domain.event import Event, Submitted
 from knhk.domain.identifier import partition_of
+from knhk.domain.plan import Plan
 from knhk.domain.run import RunState
 from knhk.domain.summary import Summary
 from knhk.engine.committer import Batch
@@ -86,7 +87,8 @@ class Projector:
             if batch.height > self.cursor + 1:
                 await self._read_journal(batch.height - 1, dirty, old)
             for piece in batch.pieces:
-                await self._take(piece.live.run.workflow_id, piece.events, dirty, old)
+                run = piece.live.run
+                await self._take(run.workflow_id, piece.events, run.plan, dirty, old)
             self.cursor = batch.height
         await self._write(dirty, old)
 
@@ -121,11 +123,16 @@ class Projector:
                     return
                 for sealed in await self._patiently(self._journal.block_receipts, signed):
                     receipt = sealed.receipt()
-                    await self._take(receipt.workflow_id, (receipt.event(),), dirty, old)
+                    await self._take(receipt.workflow_id, (receipt.event(),), None, dirty, old)
                 self.cursor += 1
 
     async def _take(
-        self, workflow_id: int, events: Iterable[Event], dirty: dict[int, Summary], old: dict[int, str | None]
+        self,
+        workflow_id: int,
+        events: Iterable[Event],
+        plan: Plan | None,
+        dirty: dict[int, Summary],
+        old: dict[int, str | None],
     ) -> None:
         summary = dirty.get(workflow_id)
         if summary is None:
@@ -137,8 +144,9 @@ class Projector:
             old[workflow_id] = summary.state if raw is not None else None
         for event in events:
             rows.fold(summary, event)
+            action = plan.action_of(event.step) if event.step and plan is not None else ""
             for fold in self._folds:
-                fold.take(summary, event)
+                fold.take(summary, event, action)
 
     async def _write(self, dirty: dict[int, Summary], old: dict[int, str | None]) -> None:
         if not dirty:

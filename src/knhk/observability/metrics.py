@@ -4,12 +4,11 @@ The fold sees millions of events, so it only adds plain integers; Prometheus's t
 Counters begin at 0 with the process, as Prometheus expects. docs/metrics.md lists every name.
 """
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
 from prometheus_client.registry import Collector
 
@@ -25,12 +24,16 @@ from knhk.domain.event import (
     Submitted,
     TimedOut,
 )
+from knhk.domain.histogram import Histogram
 from knhk.domain.summary import Summary
-from knhk.observability.readings import Readings, ReadingsCollector
+from knhk.observability.families import histogram_family, labelled_histograms
+from knhk.observability.readings import Families, Readings, ReadingsCollector
 
 MOST_DEPARTMENTS: Final = 100
+MOST_ACTIONS: Final = 100
 OTHER: Final = "other"
 NONE: Final = "none"
+UNKNOWN: Final = "unknown"
 _LONGEST_NAME: Final = 64
 _ENDS: Final[dict[type[Detail], int]] = {Completed: 0, Failed: 1, TimedOut: 2, Cancelled: 3}
 _END_NAMES: Final = ("completed", "failed", "timed_out", "cancelled")
@@ -39,7 +42,7 @@ _BUCKETS_S: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
     *(30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0),
 )
-_BUCKETS_NS: Final = tuple(round(bound * 1e9) for bound in _BUCKETS_S)
+_STEP_BUCKETS_S: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 3600.0)
 
 
 class Exposition(NamedTuple):
@@ -59,21 +62,24 @@ class Metrics(Collector):
         self._submitted = self._steps_completed = self._steps_failed = self._steps_retrying = 0
         # The names that alert rules use are there from the first scrape on.
         self._departments: dict[str, list[int]] = {NONE: [0] * len(_END_NAMES)}
-        self._buckets = [0] * (len(_BUCKETS_NS) + 1)
-        self._duration_ns = 0
-        self._handlers: dict[type[Detail], Callable[[Summary, Event], None]] = {
-            Submitted: self._on_submitted,
-            StepFailed: self._on_step_failed,
-            StepRetrying: self._on_step_retrying,
-            **dict.fromkeys(_ENDS, self._on_ended),
-        }
+        self._durations = Histogram(_BUCKETS_S)
+        self._step_durations: dict[str, Histogram] = {}
+        self._others: dict[str, Families] = {}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
     def connect(self, readings: Readings) -> None:
         """Show these readings too."""
-        self._registry.register(ReadingsCollector(readings))
+        self._registry.register(ReadingsCollector(readings, self._others))
+
+    def show(self, part: str, families: Families) -> None:
+        """Show what another part measures too, at every scrape; if that fails, it is missing and counted as failed."""
+        self._others[part] = families
+
+    def families(self) -> Iterator[Metric]:
+        """Everything that a scrape shows."""
+        return iter(self._registry.collect())
 
     def exposition(self, accept: str = "") -> Exposition:
         """Everything, in the format the `Accept` header asks for: OpenMetrics, or Prometheus's text format 0.0.4."""
@@ -83,15 +89,26 @@ class Metrics(Collector):
             encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
         return Exposition(encode(self._registry), content_type)
 
-    def take(self, summary: Summary, event: Event) -> None:
+    def take(self, summary: Summary, event: Event, action: str) -> None:
         """Count one committed event. Never raises, and takes less than a microsecond."""
-        kind = type(event.detail)
-        if kind is StepCompleted:
-            self._steps_completed += 1
-            return
-        handler = self._handlers.get(kind)
-        if handler is not None:
-            handler(summary, event)
+        match event.detail:
+            case StepCompleted(started_at_ns):
+                self._steps_completed += 1
+                self._attempt_took(action, started_at_ns, event.at_ns)
+            case Submitted():
+                self._submitted += 1
+                # At 0 from the first submission on: a rate does not see the step from nothing to 1.
+                self._counts_of(summary.department)
+            case StepFailed(started_at_ns=started_at_ns):
+                self._steps_failed += 1
+                self._attempt_took(action, started_at_ns, event.at_ns)
+            case StepRetrying(started_at_ns=started_at_ns):
+                self._steps_retrying += 1
+                self._attempt_took(action, started_at_ns, event.at_ns)
+            case Completed() | Failed() | TimedOut() | Cancelled():
+                self._ended(summary, event)
+            case _:
+                pass
 
     def collect(self) -> Iterator[Metric]:
         """The counted events as metric families."""
@@ -106,42 +123,39 @@ class Metrics(Collector):
             errors.add_metric((department,), counts[_FAILED] + counts[_TIMED_OUT])
         yield ended
         yield errors
-        yield self._durations()
+        yield histogram_family(
+            "knhk_workflow_duration_seconds",
+            "Time from the submission of a workflow to its end.",
+            self._durations,
+        )
+        yield labelled_histograms(
+            "knhk_step_duration_seconds",
+            "Time that an attempt of a step took, however it ended.",
+            "action",
+            dict(self._step_durations),
+        )
         steps = CounterMetricFamily("knhk_steps", "Attempts of steps, by their outcome.", labels=("status",))
         steps.add_metric(("completed",), self._steps_completed)
         steps.add_metric(("failed",), self._steps_failed)
         steps.add_metric(("retrying",), self._steps_retrying)
         yield steps
 
-    def _durations(self) -> Metric:
-        cumulated, buckets = 0, []
-        for bound, count in zip((*_BUCKETS_S, float("inf")), self._buckets, strict=True):
-            cumulated += count
-            buckets.append(("+Inf" if bound == float("inf") else str(bound), float(cumulated)))
-        return HistogramMetricFamily(
-            "knhk_workflow_duration_seconds",
-            "Time from the submission of a workflow to its end.",
-            buckets=buckets,
-            sum_value=self._duration_ns / 1e9,
-        )
-
-    def _on_submitted(self, summary: Summary, _event: Event) -> None:
-        self._submitted += 1
-        # Counters that are there at 0 from the first submission: a rate does not see the step from nothing to 1.
-        self._counts_of(summary.department)
-
-    def _on_step_failed(self, _summary: Summary, _event: Event) -> None:
-        self._steps_failed += 1
-
-    def _on_step_retrying(self, _summary: Summary, _event: Event) -> None:
-        self._steps_retrying += 1
-
-    def _on_ended(self, summary: Summary, event: Event) -> None:
+    def _ended(self, summary: Summary, event: Event) -> None:
         self._counts_of(summary.department)[_ENDS[type(event.detail)]] += 1
         if summary.submitted_at_ns:  # 0 if the row was lost: better no duration than one of decades
-            duration_ns = max(0, event.at_ns - summary.submitted_at_ns)
-            self._buckets[bisect_left(_BUCKETS_NS, duration_ns)] += 1
-            self._duration_ns += duration_ns
+            self._durations.add(max(0, event.at_ns - summary.submitted_at_ns) / 1e9)
+
+    def _attempt_took(self, action: str, started_at_ns: int, ended_at_ns: int) -> None:
+        """Steps that waited for a timer have no start: they took no time, and are not counted here."""
+        if not started_at_ns:
+            return
+        durations = self._step_durations.get(action)
+        if durations is None:
+            name = action[:_LONGEST_NAME] or UNKNOWN
+            if len(self._step_durations) >= MOST_ACTIONS:
+                name = OTHER
+            durations = self._step_durations.setdefault(name, Histogram(_STEP_BUCKETS_S))
+        durations.add(max(0, ended_at_ns - started_at_ns) / 1e9)
 
     def _counts_of(self, department: str) -> list[int]:
         """Ended runs of a department by status. Only the first names get a row: labels must not grow without bound."""

@@ -4,20 +4,27 @@ The parts are not known here: the composition root hands over callables. A calla
 and is counted in `knhk_scrape_failures_total`; it never costs the scrape.
 """
 
+import os
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol
 
 import psutil
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from knhk.domain.histogram import Histogram
+from knhk.observability.families import histogram_family
+
+Families = Callable[[], Iterable[Metric]]
 OK: Final = "ok"
 ABSENT: Final = "absent"
 _NOT_IN_A_NAME: Final = re.compile(r"[^a-zA-Z0-9_]")
 _TOTAL: Final = "_total"
+_CONTROL_GROUP: Final = Path("/sys/fs/cgroup")
 _UNREADABLE: Final = "Readings that failed during a scrape and whose figures are missing from it."
 
 _ACTIVE: Final = "Workflows that have a slot and are in memory."
@@ -34,15 +41,15 @@ class CommitStatistics(Protocol):
     """Counters since the start of the process."""
 
     @property
-    def batches(self) -> int: ...
-    @property
     def receipts(self) -> int: ...
+    @property
+    def receipt_bytes(self) -> int: ...
     @property
     def failures(self) -> int: ...
     @property
-    def last_batch_receipts(self) -> int: ...
+    def batch_receipts(self) -> Histogram: ...
     @property
-    def commit_seconds(self) -> float: ...
+    def commit_seconds(self) -> Histogram: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +66,7 @@ class Readings:
     commits: Callable[[], CommitStatistics]
     rejections: Callable[[], Mapping[str, int]]
     store: Callable[[], Mapping[str, float]]
+    store_histograms: Callable[[], Mapping[str, Histogram]]
     projection_lag: Callable[[], int]
     uptime_percentage: Callable[[], float]
     parked: Callable[[], int] | None = None
@@ -71,15 +79,15 @@ class Readings:
 class ReadingsCollector(Collector):
     """Turns readings into metric families."""
 
-    def __init__(self, readings: Readings) -> None:
-        self._readings = readings
+    def __init__(self, readings: Readings, others: Mapping[str, Families]) -> None:
+        self._readings, self._others = readings, others
         self._process = psutil.Process()
         self._failures: dict[str, int] = {}
 
     def collect(self) -> Iterator[Metric]:
-        for name, families in self._parts():
+        for name, families in (*self._parts(), *self._others.items()):
             try:
-                yield from families()
+                yield from list(families())
             except Exception:  # a closed store, a process that is half started: the rest is worth more than this
                 self._failures[name] = self._failures.get(name, 0) + 1
         failures = CounterMetricFamily("knhk_scrape_failures", _UNREADABLE, labels=("reading",))
@@ -87,7 +95,7 @@ class ReadingsCollector(Collector):
             failures.add_metric((name,), count)
         yield failures
 
-    def _parts(self) -> Iterator[tuple[str, Callable[[], Sequence[Metric]]]]:
+    def _parts(self) -> Iterator[tuple[str, Families]]:
         readings = self._readings
         for name, text, read in (
             ("knhk_workflows_active", _ACTIVE, readings.active),
@@ -106,18 +114,18 @@ class ReadingsCollector(Collector):
         yield "store", self._store
         yield "checks", self._checks
         yield "process", self._input_output
+        yield "machine", self._machine
         yield "build", self._build
 
     def _commits(self) -> list[Metric]:
         found = self._readings.commits()
         return [
-            CounterMetricFamily("knhk_commits", "Group commits, each one block and one sync.", found.batches),
+            CounterMetricFamily("knhk_commits", "Group commits: one block each.", found.commit_seconds.count),
             CounterMetricFamily("knhk_receipts", "Receipts that were committed.", found.receipts),
+            CounterMetricFamily("knhk_receipt_bytes", "Bytes of committed receipts.", found.receipt_bytes),
             CounterMetricFamily("knhk_commit_failures", "Appends that failed and were tried again.", found.failures),
-            CounterMetricFamily("knhk_commit_seconds", "Time spent in appends, sync included.", found.commit_seconds),
-            GaugeMetricFamily(
-                "knhk_last_commit_receipts", "Receipts in the last group commit.", found.last_batch_receipts
-            ),
+            histogram_family("knhk_commit_seconds", "Time of a group commit, sync included.", found.commit_seconds),
+            histogram_family("knhk_commit_batch_receipts", "Receipts in a group commit.", found.batch_receipts),
         ]
 
     def _rejections(self) -> list[Metric]:
@@ -135,6 +143,8 @@ class ReadingsCollector(Collector):
                 found.append(CounterMetricFamily(full.removesuffix(_TOTAL), text, value))
             else:
                 found.append(GaugeMetricFamily(full, text, value))
+        for name, histogram in self._readings.store_histograms().items():
+            found.append(histogram_family(f"knhk_store_{name}", f"The store's figure {name}.", histogram))
         return found
 
     def _checks(self) -> list[Metric]:
@@ -156,6 +166,13 @@ class ReadingsCollector(Collector):
             CounterMetricFamily("knhk_network_sent_bytes", "Bytes the host sent.", network.bytes_sent),
         ]
 
+    def _machine(self) -> list[Metric]:
+        """What the process may use at most: its share of load is what it uses divided by these."""
+        return [
+            GaugeMetricFamily("knhk_cpu_cores", "Processors that this process may use.", len(os.sched_getaffinity(0))),
+            GaugeMetricFamily("knhk_memory_limit_bytes", "Memory that this process may use.", memory_limit_bytes()),
+        ]
+
     def _build(self) -> list[Metric]:
         family = GaugeMetricFamily("knhk_build_info", "The version that runs.", labels=("version", "python"))
         family.add_metric((self._readings.version, platform.python_version()), 1)
@@ -170,3 +187,12 @@ class _Gauge:
 
     def __call__(self) -> list[Metric]:
         return [GaugeMetricFamily(self._name, self._text, self._read())]
+
+
+def memory_limit_bytes(control_group: Path = _CONTROL_GROUP) -> int:
+    """The container's limit (cgroup v2), or the machine's memory if there is none."""
+    total = int(psutil.virtual_memory().total)
+    try:
+        return min(total, int((control_group / "memory.max").read_text()))
+    except (OSError, ValueError):  # no cgroup v2, or `max`
+        return total

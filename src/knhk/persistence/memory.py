@@ -14,6 +14,7 @@ from typing import Final, Literal
 import msgspec
 
 from knhk.domain.errors import Conflict, DiskFull, InvalidConfiguration, StorageUnavailable
+from knhk.domain.histogram import Histogram
 from knhk.domain.identifier import partition_of
 from knhk.domain.receipt import Sealed, SignedBlock
 from knhk.persistence.fencing import Tip, refuse_unless_next
@@ -215,6 +216,9 @@ class MemoryStore:
 
     def statistics(self) -> dict[str, float]:
         return {"appends_total": float(self._appended)}
+
+    def histograms(self) -> dict[str, Histogram]:
+        return {}
 
     async def close(self) -> None:
         self._closed = True

@@ -17,6 +17,7 @@ import msgspec
 from rocksdict import WriteBatch
 
 from knhk.domain.errors import Conflict, DataDirectoryInUse, JournalCorrupt, KnhkError, StorageUnavailable
+from knhk.domain.histogram import Histogram
 from knhk.domain.receipt import Sealed, SignedBlock
 from knhk.persistence import codec
 from knhk.persistence.codec import PayloadCodec
@@ -373,12 +374,15 @@ class RocksDbStore:
         return status.f_bavail * status.f_frsize
 
     def statistics(self) -> dict[str, float]:
-        figures = {name: float(value) for name, value in msgspec.structs.asdict(self._counters).items()}
+        figures = self._counters.figures()
         with contextlib.suppress(StorageUnavailable, OSError):
             figures |= self._database.properties()
             figures["wal_bytes"] = float(log_bytes(self._path))
         figures["unsynced_commits"] = float(len(self._unsynced))
         return figures
+
+    def histograms(self) -> dict[str, Histogram]:
+        return {"fsync_seconds": self._counters.fsync_seconds}
 
     async def close(self) -> None:
         if self._writer is not None and self._failure is None:

@@ -15,7 +15,9 @@ import msgspec
 from rocksdict import AccessType, Checkpoint, ColumnFamily, Rdict, RdictIter, WriteBatch, WriteOptions
 
 from knhk.domain.errors import StorageUnavailable
+from knhk.domain.histogram import SHORT_S, Histogram
 from knhk.persistence.rocksdb_errors import Stalled, translated
+from knhk.persistence.rocksdb_figures import tickers
 from knhk.persistence.rocksdb_keys import FAMILIES
 from knhk.persistence.rocksdb_options import StoreOptions, block_cache, rocksdb_options
 
@@ -44,8 +46,7 @@ class Counters(msgspec.Struct):
     rows_written_total: int = 0
     bytes_written_total: int = 0
     write_seconds_total: float = 0.0
-    fsyncs_total: int = 0
-    fsync_seconds_total: float = 0.0
+    fsync_seconds: Histogram = msgspec.field(default_factory=lambda: Histogram(SHORT_S))
     fsync_seconds_max: float = 0.0
     stalls_total: int = 0
     errors_total: int = 0
@@ -53,6 +54,10 @@ class Counters(msgspec.Struct):
     witness_errors_total: int = 0
     last_batch_rows: int = 0
     last_batch_bytes: int = 0
+
+    def figures(self) -> dict[str, float]:
+        """The plain numbers by name."""
+        return {name: float(value) for name, value in msgspec.structs.asdict(self).items() if name != "fsync_seconds"}
 
 
 class Database:
@@ -67,11 +72,12 @@ class Database:
         self._write_options.sync = False
         self._write_options.no_slowdown = True
         cache = block_cache(options)
+        self._options = rocksdb_options(options, cache, create=create, log_directory=log_directory)
         access = AccessType.read_only(False) if read_only else AccessType.read_write()
         try:
             self._rdict: Rdict | None = Rdict(
                 str(path),
-                rocksdb_options(options, cache, create=create, log_directory=log_directory),
+                self._options,
                 column_families={
                     name: rocksdb_options(options, cache, create=create, log_directory=log_directory)
                     for name in FAMILIES
@@ -158,8 +164,7 @@ class Database:
         except Exception as error:
             raise self._failed(error, "syncing the log") from error
         took = perf_counter() - start
-        counters.fsyncs_total += 1
-        counters.fsync_seconds_total += took
+        counters.fsync_seconds.add(took)
         counters.fsync_seconds_max = max(counters.fsync_seconds_max, took)
 
     def flush(self) -> None:
@@ -188,7 +193,7 @@ class Database:
         }
         for name, key in SHARED_PROPERTIES.items():
             figures[name] = float(database.property_int_value(key) or 0)
-        return figures
+        return figures | tickers(self._options.get_statistics() or "")
 
     def close(self) -> None:
         """Release the directory; what was written is in the log. Closing twice is fine."""

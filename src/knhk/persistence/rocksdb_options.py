@@ -53,6 +53,7 @@ def rocksdb_options(options: StoreOptions, cache: Cache, *, create: bool, log_di
     _set_stall_limits(made)
     made.set_keep_log_file_num(4)
     made.set_max_log_file_size(4 << 20)
+    made.enable_statistics()
     made.set_stats_dump_period_sec(0)
     made.set_stats_persist_period_sec(0)
     if log_directory is not None:

@@ -9,6 +9,7 @@ from knhk.domain.summary import Summary
 class Fold(Protocol):
     """Sees every committed event once per process, in commit order; must be quick and never raise."""
 
-    def take(self, summary: Summary, event: Event) -> None:
-        """One event, and its run's row after it."""
+    def take(self, summary: Summary, event: Event, action: str) -> None:
+        """One event, and its run's row after it. `action` is that of the event's step, as far as it is known here:
+        it is empty for the run itself, and for what is read from the journal, which holds no plans."""
         ...

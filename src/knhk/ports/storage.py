@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Protocol
 
+from knhk.domain.histogram import Histogram
+
 
 class Projections(Protocol):
     """Rows of folds, each fold a namespace of its own, with the height of the last block that is folded in.
@@ -46,6 +48,10 @@ class Storage(Protocol):
 
     def statistics(self) -> dict[str, float]:
         """Figures of the store by metric-like name, such as `wal_bytes` or `block_cache_bytes`."""
+        ...
+
+    def histograms(self) -> dict[str, Histogram]:
+        """Distributions by metric-like name, such as `fsync_seconds`."""
         ...
 
     async def close(self) -> None:

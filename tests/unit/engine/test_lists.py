@@ -89,7 +89,7 @@ class Seen:
     def __init__(self) -> None:
         self.kinds: list[tuple[int, str]] = []
 
-    def take(self, summary: Summary, event: Event) -> None:
+    def take(self, summary: Summary, event: Event, _action: str) -> None:
         self.kinds.append((summary.workflow_id, type(event.detail).__name__))
 
 

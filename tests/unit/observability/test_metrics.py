@@ -12,21 +12,32 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from knhk.domain import event as ev
 from knhk.domain.event import AnyDetail, Event, Failure
+from knhk.domain.histogram import SHORT_S, Histogram
 from knhk.domain.summary import Summary, fold
-from knhk.observability.metrics import MOST_DEPARTMENTS, Metrics
-from knhk.observability.readings import Readings
+from knhk.observability.interpreter import Interpreter
+from knhk.observability.metrics import MOST_ACTIONS, MOST_DEPARTMENTS, Metrics
+from knhk.observability.readings import Readings, memory_limit_bytes
+from knhk.platform.clock import SystemClock
 
 FAILURE = Failure("KNHK-X", "it broke")
 SECOND = 1_000_000_000
+_OF_STEPS = (ev.StepCompleted, ev.StepFailed, ev.StepRetrying)
 
 
-def feed(metrics: Metrics, details: Iterable[AnyDetail], *, department: str = "", step_ns: int = SECOND) -> None:
+def feed(
+    metrics: Metrics,
+    details: Iterable[AnyDetail],
+    *,
+    department: str = "",
+    step_ns: int = SECOND,
+    action: str = "process",
+) -> None:
     """One run with these events after its submission, `step_ns` apart."""
     summary = Summary(1)
     for number, detail in enumerate([ev.Submitted("name", department), *details], 1):
         event = Event(1_000 * SECOND + number * step_ns, detail, step="a")
         fold(summary, event)
-        metrics.take(summary, event)
+        metrics.take(summary, event, action if isinstance(event.detail, _OF_STEPS) else "")
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -45,7 +56,13 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 
 
 def readings(**changes: Any) -> Readings:
-    commits = SimpleNamespace(batches=3, receipts=40, failures=1, last_batch_receipts=7, commit_seconds=0.5)
+    seconds, sizes = Histogram(SHORT_S), Histogram((10, 20))
+    for size in (7, 13, 20):
+        seconds.add(0.002)
+        sizes.add(size)
+    commits = SimpleNamespace(
+        receipts=40, receipt_bytes=4_000, failures=1, batch_receipts=sizes, commit_seconds=seconds
+    )
     given: dict[str, Any] = {
         "version": "5.0.0",
         "active": lambda: 4,
@@ -53,6 +70,7 @@ def readings(**changes: Any) -> Readings:
         "commits": lambda: commits,
         "rejections": lambda: {"overloaded": 2},
         "store": lambda: {"wal_bytes": 9.0, "writes_total": 8.0, "odd-name": 1.0},
+        "store_histograms": lambda: {"fsync_seconds": seconds},
         "projection_lag": lambda: 6,
         "uptime_percentage": lambda: 99.5,
     }
@@ -97,7 +115,7 @@ def test_durations_fall_into_the_bucket_that_holds_them(milliseconds: int, bound
 def test_what_is_longer_than_every_bucket_and_what_has_no_beginning() -> None:
     metrics = Metrics()
     feed(metrics, [ev.Completed()], step_ns=7200 * SECOND)
-    metrics.take(Summary(2), Event(SECOND, ev.Completed()))
+    metrics.take(Summary(2), Event(SECOND, ev.Completed()), "")
     assert value(metrics, "knhk_workflow_duration_seconds_bucket", le="3600.0") == 0
     assert value(metrics, "knhk_workflow_duration_seconds_count") == 1
     assert value(metrics, "knhk_workflows_total", status="completed", department="none") == 2
@@ -111,6 +129,28 @@ def test_departments_are_bounded_in_number_and_length() -> None:
     assert len(names - {"none", "other"}) == MOST_DEPARTMENTS
     assert max(map(len, names)) == 64
     assert value(metrics, "knhk_workflow_errors_total", department="other") == 50
+
+
+def test_attempts_are_timed_by_action() -> None:
+    metrics = Metrics()
+    begun = 1_000 * SECOND
+    feed(metrics, [ev.StepRetrying(FAILURE, 1, begun), ev.StepFailed(FAILURE, begun)], action="http")
+    feed(metrics, [ev.StepCompleted(begun), ev.StepCompleted()], action="")  # read from the journal; a wait
+    name = "knhk_step_duration_seconds"
+    assert value(metrics, f"{name}_count", action="http") == 2
+    assert value(metrics, f"{name}_sum", action="http") == 2 + 3
+    assert value(metrics, f"{name}_count", action="unknown") == 1
+
+
+def test_actions_are_bounded_in_number_and_length() -> None:
+    metrics = Metrics()
+    for number in range(MOST_ACTIONS + 50):
+        feed(metrics, [ev.StepCompleted(SECOND)], action=f"{number:03}" + "x" * 10_000)
+    name = "knhk_step_duration_seconds_count"
+    counts = {dict(labels)["action"]: count for (found, labels), count in samples(metrics).items() if found == name}
+    assert len(counts) == MOST_ACTIONS + 1
+    assert max(map(len, counts)) == 64
+    assert counts["other"] == 50
 
 
 @pytest.mark.parametrize("department", ['quo"te', "new\nline", "back\\slash", "Übermut 日本"])
@@ -129,8 +169,13 @@ def test_readings_are_read_at_the_scrape() -> None:
     assert value(metrics, "knhk_queue_depth") == 5
     assert value(metrics, "knhk_workflows_parked") == 11
     assert value(metrics, "knhk_commits_total") == 3
-    assert value(metrics, "knhk_commit_seconds_total") == 0.5
-    assert value(metrics, "knhk_last_commit_receipts") == 7
+    assert value(metrics, "knhk_receipt_bytes_total") == 4_000
+    assert value(metrics, "knhk_commit_seconds_sum") == pytest.approx(0.006)
+    assert value(metrics, "knhk_commit_seconds_bucket", le="0.0025") == 3
+    assert [value(metrics, "knhk_commit_batch_receipts_bucket", le=le) for le in ("10.0", "20.0", "+Inf")] == [1, 3, 3]
+    assert value(metrics, "knhk_store_fsync_seconds_count") == 3
+    assert 1 <= value(metrics, "knhk_cpu_cores") <= 4096
+    assert value(metrics, "knhk_memory_limit_bytes") > 1 << 20
     assert value(metrics, "knhk_admission_rejections_total", reason="overloaded") == 2
     assert value(metrics, "knhk_store_wal_bytes") == 9
     assert value(metrics, "knhk_store_writes_total") == 8
@@ -177,6 +222,7 @@ def test_every_name_is_documented() -> None:
     text = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"`((?:knhk|process)_[a-z_]+)", text))
     metrics = Metrics()
+    metrics.show("interpreter", Interpreter(SystemClock()).families)
     metrics.connect(
         readings(
             store=dict,
@@ -199,3 +245,10 @@ def test_two_instances_do_not_share_anything() -> None:
     one, other = Metrics(), Metrics()
     feed(one, [])
     assert value(other, "knhk_workflows_submitted_total") == 0
+
+
+@pytest.mark.parametrize(("written", "limited"), [("max\n", False), ("1048576\n", True), (None, False)])
+def test_the_memory_limit_is_the_containers_or_the_machines(tmp_path: Path, written: str | None, limited: bool) -> None:
+    if written is not None:
+        (tmp_path / "memory.max").write_text(written)
+    assert (memory_limit_bytes(tmp_path) == 1 << 20) is limited
