@@ -13,11 +13,9 @@ from knhk.domain.errors import (
     InvalidConfiguration,
     JournalCorrupt,
     StorageUnavailable,
-    Unsupported,
 )
 from knhk.persistence.head_witness import FILE_BYTES, FILE_NAME, HeadWitness
 from knhk.persistence.rocksdb import RocksDbStore
-from knhk.persistence.rocksdb_keys import FORMAT_KEY
 from knhk.persistence.rocksdb_options import StoreOptions
 from tests.builders import CommitBuilder, workflow_id
 
@@ -84,15 +82,6 @@ async def test_a_read_only_store_reads_and_refuses_to_write(tmp_path: Path) -> N
     assert {file.name for file in (tmp_path / "store").iterdir()} == names
     with pytest.raises(InvalidConfiguration):
         RocksDbStore.open(tmp_path / "nothing", OPTIONS, read_only=True)
-
-
-async def test_a_newer_format_is_refused(tmp_path: Path) -> None:
-    await filled(tmp_path / "store")
-    store = RocksDbStore.open(tmp_path / "store", OPTIONS)
-    store._database._families["meta"][FORMAT_KEY] = (2).to_bytes(2, "big")
-    await store.close()
-    with pytest.raises(Unsupported, match="newer KNHK: format 2"):
-        RocksDbStore.open(tmp_path / "store", OPTIONS)
 
 
 async def test_directories_of_others_are_refused_and_not_touched(tmp_path: Path) -> None:

@@ -66,6 +66,9 @@ class Database:
     def __init__(self, path: Path, options: StoreOptions, counters: Counters, *, create: bool, read_only: bool) -> None:
         self._path = path
         self._counters = counters
+        # Those of a newer format too, so that it can be named. An older one lacks some: reading cannot make them.
+        stored = set() if create else stored_families(path) - {"default"}
+        names = sorted(stored if read_only else stored | set(FAMILIES))
         self._log_directory = tempfile.TemporaryDirectory(prefix="knhk-log-") if read_only else None
         log_directory = None if self._log_directory is None else self._log_directory.name
         self._write_options = WriteOptions()
@@ -79,16 +82,15 @@ class Database:
                 str(path),
                 self._options,
                 column_families={
-                    name: rocksdb_options(options, cache, create=create, log_directory=log_directory)
-                    for name in FAMILIES
+                    name: rocksdb_options(options, cache, create=create, log_directory=log_directory) for name in names
                 },
                 access_type=access,
             )
         except Exception as error:
             self._drop_log()
             raise translated(error, path, "opening", opening=True) from error
-        self._families: dict[str, Rdict] = {name: self._rdict.get_column_family(name) for name in FAMILIES}
-        self.handles: dict[str, ColumnFamily] = {name: self._rdict.get_column_family_handle(name) for name in FAMILIES}
+        self._families: dict[str, Rdict] = {name: self._rdict.get_column_family(name) for name in names}
+        self.handles: dict[str, ColumnFamily] = {name: self._rdict.get_column_family_handle(name) for name in names}
 
     def _open(self) -> Rdict:
         if self._rdict is None:
@@ -98,20 +100,25 @@ class Database:
     def get(self, family: str, key: bytes) -> bytes | None:
         """One value."""
         self._open()
+        if family not in self._families:
+            return None  # opened for reading only, and of an older format that had no such family
         try:
             value: bytes | None = self._families[family].get(key)
         except Exception as error:
             raise self._failed(error, f"reading {family}") from error
         return value
 
-    def _iterator(self, family: str) -> RdictIter:
+    def _iterator(self, family: str) -> RdictIter | None:
+        """An iterator; None where an older format, opened for reading only, has no such family."""
         self._open()
-        return self._families[family].iter()
+        return self._families[family].iter() if family in self._families else None
 
     def scan(self, family: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         """The rows with `start <= key < end`, ascending; to the end of the column family if `end` is None."""
         try:
             at = self._iterator(family)
+            if at is None:
+                return
             at.seek(start)
             while at.valid():
                 key = at.key()
@@ -127,6 +134,8 @@ class Database:
         """The rows with `start <= key < end`, descending."""
         try:
             at = self._iterator(family)
+            if at is None:
+                return
             at.seek_for_prev(end)
             if at.valid() and at.key() == end:
                 at.prev()
@@ -225,6 +234,14 @@ class Database:
         else:
             self._counters.errors_total += 1
         return mapped
+
+
+def stored_families(path: Path) -> set[str]:
+    """The column families that the directory's database has."""
+    try:
+        return set(Rdict.list_cf(str(path)))
+    except Exception as error:
+        raise translated(error, path, "listing the column families", opening=True) from error
 
 
 def log_bytes(path: Path) -> int:

@@ -10,7 +10,8 @@ index      'c' | SHA-256 of an idempotency key           msgpack Claim
 runs       'c' | fold                                    height of the last block in the fold's rows, 8
            'r' | fold | 0 | key                          the row
 keys       key id                                        msgpack PublicKey
-meta       'format'                                      version of this layout, 2
+meta       'format'                                      version of this layout, 2; see format_version.py
+           'writer'                                      the KNHK version that gave the directory this format
            'e' | partition 2                             the partition's epoch, 8
 """
 
@@ -19,9 +20,12 @@ from typing import Final
 
 from knhk.domain.identifier import partition_of
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 FORMAT_KEY: Final = b"format"
-FAMILIES: Final = ("receipts", "blocks", "payloads", "runs", "index", "timers", "keys", "meta")
+WRITER_KEY: Final = b"writer"
+FIRST_FAMILIES: Final = ("receipts", "blocks", "payloads", "runs", "index", "timers", "keys", "meta")
+"""The column families of format 1: a directory that lacks one of them is not a whole store of any format."""
+FAMILIES: Final = FIRST_FAMILIES
 
 CLAIM: Final = b"c"
 DESCRIPTOR: Final = b"d"

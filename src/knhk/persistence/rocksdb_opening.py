@@ -13,19 +13,17 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from rocksdict import Rdict, WriteBatch
 
-from knhk.domain.errors import Corrupt, InvalidConfiguration, JournalCorrupt, StorageUnavailable, Unsupported
+from knhk.domain.errors import Corrupt, InvalidConfiguration, JournalCorrupt, StorageUnavailable
 from knhk.domain.receipt import SignedBlock
 from knhk.persistence import head_witness
 from knhk.persistence.fencing import Tip
-from knhk.persistence.rocksdb_database import Counters, Database, log_bytes
+from knhk.persistence.format_version import check_format
+from knhk.persistence.rocksdb_database import Counters, Database, log_bytes, stored_families
 from knhk.persistence.rocksdb_errors import translated
 from knhk.persistence.rocksdb_keys import (
     BLOCK,
-    FAMILIES,
-    FORMAT_KEY,
-    FORMAT_VERSION,
+    FIRST_FAMILIES,
     MAX_NUMBER,
     PARTITION,
     block_key,
@@ -113,27 +111,20 @@ def _is_fresh(path: Path) -> bool:
     return True
 
 
-def _families(path: Path) -> set[str]:
-    try:
-        return set(Rdict.list_cf(str(path)))
-    except Exception as error:
-        raise translated(error, path, "listing the column families", opening=True) from error
-
-
 def _refuse_foreign(path: Path) -> None:
-    if not set(FAMILIES) <= _families(path):
+    if not set(FIRST_FAMILIES) <= stored_families(path):
         raise InvalidConfiguration(f"{path} holds a RocksDB database of something else")
 
 
 def _is_half_made(path: Path) -> bool:
     """Whether the process died between making the database and the last of its column families."""
-    return not set(FAMILIES) <= _families(path)
+    return not set(FIRST_FAMILIES) <= stored_families(path)
 
 
 def _create(path: Path, options: StoreOptions, counters: Counters) -> Database:
     database = Database(path, options, counters, create=True, read_only=False)
     try:
-        _check_format(database, path, writable=True, new=True)
+        check_format(database, path, writable=True, empty=True)
     except BaseException:
         database.close()
         raise
@@ -162,31 +153,11 @@ def _checked(
     reach = log_bytes(path) // LEAST_COMMIT_BYTES + 2
     database = Database(path, options, counters, create=False, read_only=read_only)
     try:
-        _check_format(database, path, writable=not read_only, new=not noted)
+        check_format(database, path, writable=not read_only, empty=not noted and not partitions(database))
         return database, _checked_heads(database, path, noted, reach)
     except BaseException:
         database.close()
         raise
-
-
-def _check_format(database: Database, path: Path, *, writable: bool, new: bool) -> None:
-    stored = database.get("meta", FORMAT_KEY)
-    if stored is None and new and not partitions(database):
-        if not writable:
-            return
-        batch = WriteBatch(raw_mode=True)
-        batch.put(FORMAT_KEY, FORMAT_VERSION.to_bytes(2, "big"), database.handles["meta"])
-        database.write(batch)
-        database.sync()
-        return
-    if stored is None:
-        raise JournalCorrupt(f"{path} does not say which version of the format it has")
-    version = int.from_bytes(stored, "big")
-    if version > FORMAT_VERSION:
-        raise Unsupported(
-            f"{path} was written by a newer KNHK: format {version}, and this version reads up to {FORMAT_VERSION}",
-            hint="Start the version that wrote it, or restore a backup that this version made.",
-        )
 
 
 def _checked_heads(database: Database, path: Path, noted: dict[int, Tip], reach: int) -> dict[int, Tip]:

@@ -37,11 +37,12 @@ def block_cache(options: StoreOptions) -> Cache:
 def rocksdb_options(options: StoreOptions, cache: Cache, *, create: bool, log_directory: str | None) -> Options:
     """The options of the database and of each column family.
 
-    `create` permits making the database and its column families; `log_directory` takes RocksDB's own log elsewhere.
+    `create` permits making the database. `log_directory` takes RocksDB's own log elsewhere, for those who may not
+    write; those who may also make column families that are missing.
     """
     made = Options(raw_mode=True)
     made.create_if_missing(create)
-    made.create_missing_column_families(create)
+    made.create_missing_column_families(log_directory is None)
     made.set_write_buffer_size(options.write_buffer_size_bytes)
     made.set_max_write_buffer_number(options.max_write_buffer_number)
     made.set_target_file_size_base(options.target_file_size_base_bytes)
