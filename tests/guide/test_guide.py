@@ -65,7 +65,6 @@ def test_the_server_says_which_sections_of_the_file_have_no_effect(server: Guide
         "cost_tracking",
         "persistence.retention_days",
         "observability.endpoint",
-        "recovery.snapshot_interval",
         "monitoring",
         "auth",
         "audit",

@@ -3,8 +3,9 @@
 from knhk.bootstrap import observability
 from knhk.bootstrap.node import Node
 from knhk.ports.duty import Duty
+from knhk.recovery.snapshot_duty import SnapshotDuty
 
 
-def duties_of(node: Node) -> list[Duty]:
+def duties_of(node: Node, snapshots: SnapshotDuty) -> list[Duty]:
     """Every room that works by itself beside the runs adds its duties here."""
-    return [*observability.duties(node)]
+    return [*observability.duties(node), snapshots]

@@ -7,10 +7,10 @@ from typing import Final
 
 from knhk import __version__
 from knhk.bootstrap.node import Node
-from knhk.domain.times import rfc3339
 from knhk.observability.readings import OK, Readings
 from knhk.observability.uptime import Uptime
 from knhk.ports.duty import Duty
+from knhk.recovery.snapshot_duty import SnapshotDuty
 
 _DRIFT_S: Final = 5.0
 
@@ -18,8 +18,8 @@ _DRIFT_S: Final = 5.0
 class NodeOperations:
     """Implements ops.operations.Operations for a node."""
 
-    def __init__(self, node: Node, duties: Sequence[Duty], stopping: asyncio.Event) -> None:
-        self._node, self._duties, self._stopping = node, duties, stopping
+    def __init__(self, node: Node, duties: Sequence[Duty], snapshots: SnapshotDuty, stopping: asyncio.Event) -> None:
+        self._node, self._duties, self._snapshots, self._stopping = node, duties, snapshots, stopping
         self.uptime = Uptime(node.store, node.clock)
         self.started = False
         node.metrics.connect(self._readings())
@@ -52,9 +52,8 @@ class NodeOperations:
         return self._node.metrics.exposition(accept)
 
     async def checkpoint(self) -> tuple[Path, int]:
-        name = rfc3339(self._node.clock.now_ns()).replace(":", "").replace(".", "-")
-        target = self._node.config.recovery.checkpoint_path / name
-        return target, await self._node.store.checkpoint(target)
+        snapshot = await self._snapshots.take()
+        return snapshot.path, snapshot.height
 
     async def shutdown(self) -> None:
         self._stopping.set()
@@ -84,4 +83,5 @@ class NodeOperations:
             steps_waiting=lambda: engine.executor.waiting,
             free_bytes=store.free_bytes,
             checks=self._checks,
+            recovery=self._snapshots.figures,
         )

@@ -13,6 +13,7 @@ from knhk import __version__
 from knhk.bootstrap.duties import duties_of
 from knhk.bootstrap.node import Node, run_async
 from knhk.bootstrap.operations import NodeOperations
+from knhk.bootstrap.recovery import snapshots_of
 from knhk.config import Config, Loaded, absent_sections
 from knhk.engine.executor import THREAD_NAME
 from knhk.observability.logs import configure, flush, get
@@ -49,8 +50,9 @@ async def _serve(loaded: Loaded) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     node = Node(config)
-    duties = duties_of(node)
-    operations = NodeOperations(node, duties, stopping)
+    snapshots = snapshots_of(node)
+    duties = duties_of(node, snapshots)
+    operations = NodeOperations(node, duties, snapshots, stopping)
     operations_server = Serving(create_operations(operations), operations_socket)
     route = SubmitRoute(node.engine.control, config.api.max_body_bytes)
     application = create_app(node.engine.control, route, version=__version__)

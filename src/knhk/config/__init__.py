@@ -8,8 +8,9 @@ from knhk.config.absent import absent_sections
 from knhk.config.loaded import Loaded
 from knhk.config.loading import DEFAULT_FILE, load
 from knhk.config.model import Config
+from knhk.config.recovery_section import Recovery
 from knhk.config.redaction import Row, redacted
-from knhk.config.sections import Actions, Api, Observability, Persistence, Platform, Recovery, RocksDbOptions
+from knhk.config.sections import Actions, Api, Observability, Persistence, Platform, RocksDbOptions
 
 __all__ = [
     "DEFAULT_FILE",

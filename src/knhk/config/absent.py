@@ -27,7 +27,6 @@ ABSENT: Final = (
         ("observability.endpoint", "observability.sampling_rate", "observability.export_interval"),
         "no telemetry is sent; metrics can be read from /metrics",
     ),
-    Absent(("recovery.snapshot_interval", "recovery.max_snapshots"), "snapshots are made on POST /checkpoint alone"),
     Absent(("monitoring",), "no service level is watched and no alert is sent"),
     Absent(("auth",), "callers are not authenticated, so let only trusted ones reach the ports"),
     Absent(("audit",), "no audit log is written"),

@@ -6,7 +6,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from knhk.config.later_sections import Audit, Auth, Cluster, CostTracking, Learning, Monitoring, Scaling, Tls
-from knhk.config.sections import Actions, Api, Observability, Persistence, Platform, Recovery
+from knhk.config.recovery_section import Recovery
+from knhk.config.sections import Actions, Api, Observability, Persistence, Platform
 from knhk.config.values import Section
 
 

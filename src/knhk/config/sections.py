@@ -1,4 +1,4 @@
-"""The sections that this version acts on: platform, persistence, observability, recovery, api and actions.
+"""The sections that this version acts on: platform, persistence, observability, api and actions.
 
 Single keys in them are still without effect; `absent.py` lists them.
 """
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from knhk.config.values import CaseBlind, Duration, Location, Port, Section, Size
-from knhk.domain.units import MB, MINUTE, SECOND
+from knhk.domain.units import MB, SECOND
 
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 
@@ -30,7 +30,8 @@ def data_path(environ: Mapping[str, str]) -> Path:
     return (Path(home) if home else Path.home()) / ".local" / "share" / "knhk" / "data"
 
 
-def _default_data_path() -> Path:
+def default_data_path() -> Path:
+    """Where this process's data go by default."""
     return data_path(os.environ)
 
 
@@ -100,7 +101,7 @@ class Persistence(Section):
     """Where data are kept, and how."""
 
     path: Location = Field(
-        default_factory=_default_data_path,
+        default_factory=default_data_path,
         description="The data directory.",
         json_schema_extra={"default": "$XDG_DATA_HOME/knhk/data, or ~/.local/share/knhk/data"},
     )
@@ -133,18 +134,6 @@ class Observability(Section):
     )
     metrics_port: Port = Field(
         default=9090, description="Port on which health, metrics and operations are served; 0 takes any free one."
-    )
-
-
-class Recovery(Section):
-    """Snapshots and checkpoints."""
-
-    snapshot_interval_ns: Duration = Field(default=5 * MINUTE, gt=0, description="Time between automatic snapshots.")
-    max_snapshots: int = Field(default=10, ge=1, description="Snapshots that are kept.")
-    checkpoint_path: Location = Field(
-        default_factory=lambda: _default_data_path().parent / "checkpoints",
-        description="The directory of the checkpoints made by POST /checkpoint.",
-        json_schema_extra={"default": "the directory `checkpoints` beside `persistence.path`"},
     )
 
 

@@ -12,7 +12,7 @@
     ├── Unavailable     a part is down; retry later (retryable)                         HTTP 503, exit 6
     │   ├── StorageUnavailable, DiskFull, ShuttingDown, ServerUnreachable, Unsupported (not retryable)
     └── Corrupt         stored data is not what was written; halt, never retry          HTTP 500, exit 7
-        ├── ReceiptCorrupt, JournalCorrupt
+        ├── ReceiptCorrupt, JournalCorrupt, BackupCorrupt
 
 Each leaf has a stable code, a page in docs/errors.md and a hint that says what to do next.
 """
@@ -192,3 +192,8 @@ class ReceiptCorrupt(Corrupt):
 class JournalCorrupt(Corrupt):
     code, title = "KNHK-6002", "The journal is damaged"
     hint = "Keep the data directory as it is, run `knhk verify --full`, and restore from a backup."
+
+
+class BackupCorrupt(Corrupt):
+    code, title = "KNHK-6003", "A snapshot, backup or segment is not what was written"
+    hint = "Nothing was changed. Take another one: `knhk backup list` shows them, `knhk backup verify` checks one."

@@ -56,8 +56,8 @@ class CommitStatistics(Protocol):
 class Readings:
     """Callables that tell the present; called at every scrape on the event loop, so they must be quick.
 
-    `store` gives figures by name; a name that ends in `_total` is a counter. `checks` gives one text a room: `ok`,
-    `absent`, or what is wrong. What is None is not shown.
+    `store` and `recovery` give figures by name; a name that ends in `_total` is a counter. `checks` gives one text a
+    room: `ok`, `absent`, or what is wrong. What is None is not shown.
     """
 
     version: str
@@ -74,6 +74,7 @@ class Readings:
     steps_waiting: Callable[[], int] | None = None
     free_bytes: Callable[[], int] | None = None
     checks: Callable[[], Mapping[str, str]] | None = None
+    recovery: Callable[[], Mapping[str, float]] | None = None
 
 
 class ReadingsCollector(Collector):
@@ -112,6 +113,7 @@ class ReadingsCollector(Collector):
         yield "commits", self._commits
         yield "rejections", self._rejections
         yield "store", self._store
+        yield "recovery", self._recovery
         yield "checks", self._checks
         yield "process", self._input_output
         yield "machine", self._machine
@@ -135,17 +137,15 @@ class ReadingsCollector(Collector):
         return [family]
 
     def _store(self) -> list[Metric]:
-        found: list[Metric] = []
-        for name, value in sorted(self._readings.store().items()):
-            full = f"knhk_store_{_NOT_IN_A_NAME.sub('_', name)}"
-            text = f"The store's figure {name}."
-            if full.endswith(_TOTAL):
-                found.append(CounterMetricFamily(full.removesuffix(_TOTAL), text, value))
-            else:
-                found.append(GaugeMetricFamily(full, text, value))
+        found = _figures("knhk_store", "The store's figure", self._readings.store())
         for name, histogram in self._readings.store_histograms().items():
             found.append(histogram_family(f"knhk_store_{name}", f"The store's figure {name}.", histogram))
         return found
+
+    def _recovery(self) -> list[Metric]:
+        if self._readings.recovery is None:
+            return []
+        return _figures("knhk_recovery", "Recovery's figure", self._readings.recovery())
 
     def _checks(self) -> list[Metric]:
         if self._readings.checks is None:
@@ -177,6 +177,19 @@ class ReadingsCollector(Collector):
         family = GaugeMetricFamily("knhk_build_info", "The version that runs.", labels=("version", "python"))
         family.add_metric((self._readings.version, platform.python_version()), 1)
         return [family]
+
+
+def _figures(prefix: str, whose: str, figures: Mapping[str, float]) -> list[Metric]:
+    """Figures by name as families; a name that ends in `_total` is a counter."""
+    found: list[Metric] = []
+    for name, value in sorted(figures.items()):
+        full = f"{prefix}_{_NOT_IN_A_NAME.sub('_', name)}"
+        text = f"{whose} {name}."
+        if full.endswith(_TOTAL):
+            found.append(CounterMetricFamily(full.removesuffix(_TOTAL), text, value))
+        else:
+            found.append(GaugeMetricFamily(full, text, value))
+    return found
 
 
 class _Gauge:

@@ -32,6 +32,7 @@ def write_checkpoint(database: Database, target: Path, heads: dict[int, Tip], op
             HeadWitness(copy, heads).close()
             opened, found = open_database(copy, options, Counters(), read_only=True)
             opened.close()
+            HeadWitness(copy, found).close()  # It may hold commits that were being synced: it must not lose them again.
             _sync_directory(copy)
             copy.rename(target)
             _sync_path(target.parent)

@@ -1,0 +1,172 @@
+"""The manifest of a snapshot: what is in it, up to where it goes, and a signature over that.
+
+    snapshot.json       the manifest, JSON in UTF-8
+    snapshot.json.sig   {"key_id", "public_key", "signature"}: Ed25519 over 0x04 || the bytes of snapshot.json, in hex
+
+Both lie in the snapshot's directory among the files that they list. Reads files; writes nothing but these two.
+Invariant: what the manifest does not say of a directory is not believed of it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from knhk.domain.errors import BackupCorrupt
+from knhk.domain.receipt import SignedBlock
+from knhk.ports.environment import PublicKey, Signer
+from knhk.recovery.durable_files import digest_of, write_durably
+
+MANIFEST_FILE: Final = "snapshot.json"
+SIGNATURE_FILE: Final = "snapshot.json.sig"
+MANIFEST_PREFIX: Final = b"\x04"
+FORMAT: Final = 1
+_MACHINE_FILES: Final = frozenset({MANIFEST_FILE, SIGNATURE_FILE, "LOCK", "LOG"})
+
+Progress = Callable[[str, int, int], None]
+"""Called now and then with what is being done, how much of it is done, and how much there is."""
+CheckSignature = Callable[[PublicKey, bytes, bytes], bool]
+
+
+def silent(_stage: str, _done: int, _total: int) -> None:
+    """Progress that nobody watches."""
+
+
+class ListedFile(msgspec.Struct, frozen=True):
+    """A file of the snapshot: its size in bytes and its SHA-256 in hexadecimal."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Head(msgspec.Struct, frozen=True):
+    """Where a partition's journal ends: the newest block, when it was committed, and the receipts up to it."""
+
+    partition: int
+    height: int
+    block_hash: str
+    epoch: int
+    at_ns: int
+    receipts: int
+
+    @classmethod
+    def of(cls, signed: SignedBlock) -> "Head":
+        """The head that this block is."""
+        block = signed.block()
+        receipts = block.first_offset + block.count
+        return cls(block.partition, block.height, signed.hash().hex(), block.epoch, block.at_ns, receipts)
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What a snapshot is. `made_at_ns` is Unix time in nanoseconds, `store_format` the layout's version."""
+
+    format: int
+    store_format: int
+    version: str
+    node_id: str
+    made_at_ns: int
+    heads: list[Head]
+    files: list[ListedFile]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(one.size for one in self.files)
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """Who signed a manifest; everything in hexadecimal."""
+
+    key_id: str
+    public_key: str
+    signature: str
+
+
+def files_of(directory: Path) -> list[Path]:
+    """The files of a snapshot or data directory, by name, without those that say nothing of its contents."""
+    found = []
+    for path in sorted(directory.rglob("*")):
+        name = path.name
+        if path.is_file() and name not in _MACHINE_FILES and not name.startswith(("LOG.old", ".snapshot.json")):
+            found.append(path)
+    return found
+
+
+def write(directory: Path, manifest: Manifest, signer: Signer) -> None:
+    """Put the manifest and its signature into the directory, durably. Raises OSError."""
+    raw = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    key = signer.public_key
+    signature = Signature(key.key_id, key.raw.hex(), signer.sign(MANIFEST_PREFIX + raw).hex())
+    write_durably(directory / SIGNATURE_FILE, msgspec.json.encode(signature))
+    write_durably(directory / MANIFEST_FILE, raw)
+
+
+def read(directory: Path) -> Manifest | None:
+    """The manifest of a directory, None if there is none. Raises BackupCorrupt if the file is not a manifest."""
+    path = directory / MANIFEST_FILE
+    try:
+        raw = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return decode(raw, str(path))
+
+
+def decode(raw: bytes, name: str) -> Manifest:
+    """The manifest in these bytes. Raises BackupCorrupt, naming it."""
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise BackupCorrupt(f"{name} is not the manifest of a snapshot: {error}") from error
+    if manifest.format > FORMAT:
+        raise BackupCorrupt(f"{name} has format {manifest.format}, and this version reads up to {FORMAT}")
+    for one in manifest.files:
+        if one.path.startswith("/") or ".." in Path(one.path).parts:
+            raise BackupCorrupt(f"{name} lists {one.path!r}, which is outside of the snapshot")
+    return manifest
+
+
+def objection(raw: bytes, signature: bytes, keys: Mapping[str, PublicKey] | None, check: CheckSignature) -> str:
+    """Why the signature over a manifest's bytes is not accepted; empty if it is.
+
+    With `keys` None any key is good, as long as it made the signature: that finds damage, not a forger.
+    """
+    try:
+        made = msgspec.json.decode(signature, type=Signature)
+        key = PublicKey(made.key_id, bytes.fromhex(made.public_key), 0)
+        signed = bytes.fromhex(made.signature)
+    except (msgspec.DecodeError, ValueError) as error:
+        return f"{SIGNATURE_FILE} cannot be read: {error}"
+    if keys is not None and all(key.raw != known.raw for known in keys.values()):
+        return f"it is signed by key {made.key_id!r}, which is not among those that are trusted"
+    if not check(key, MANIFEST_PREFIX + raw, signed):
+        return f"the signature does not verify with key {made.key_id!r}"
+    return ""
+
+
+def faults(directory: Path, manifest: Manifest, progress: Progress = silent) -> Iterator[str]:
+    """What is wrong with the files of a directory, one sentence each, naming the file."""
+    done, total = 0, manifest.size_bytes
+    listed = {one.path: one for one in manifest.files}
+
+    def read_some(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("files", done, total)
+
+    for name, entry in listed.items():
+        path = directory / name
+        try:
+            size = path.stat().st_size
+            if size != entry.size:
+                yield f"{name} has {size} bytes, and the manifest says {entry.size}"
+            elif digest_of(path, read_some) != entry.sha256:
+                yield f"{name} is not what the manifest says: its SHA-256 differs"
+        except FileNotFoundError:
+            yield f"{name} is missing"
+        except OSError as error:
+            yield f"{name} cannot be read: {error.strerror}"
+    for path in files_of(directory):
+        name = path.relative_to(directory).as_posix()
+        if name not in listed:
+            yield f"{name} is not in the manifest"
