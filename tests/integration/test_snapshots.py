@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from knhk.bootstrap import Node
+from knhk.bootstrap.recovery import snapshots_of
+from knhk.config import Config, Persistence, Recovery
 from knhk.domain.errors import BackupCorrupt, KnhkError, StorageUnavailable
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.platform.clock import SystemClock
@@ -214,6 +217,19 @@ async def test_the_duty_says_that_snapshots_fail_and_goes_on(written: Written, m
     await _until(lambda: duty.health() == "ok")
     assert duty.taken_total == 1
     await duty.stop()
+
+
+async def test_a_node_is_given_its_snapshots_by_the_configuration(tmp_path: Path) -> None:
+    node = Node(Config(persistence=Persistence(path=tmp_path / "data"), recovery=Recovery(max_snapshots=1)))
+    await node.start()
+    try:
+        duty = snapshots_of(node)
+        for _ in range(2):
+            snapshot = await duty.take()
+        assert [one.path for one in listed(tmp_path / "checkpoints")] == [snapshot.path]
+        assert snapshot.manifest.node_id == node.config.platform.node_id
+    finally:
+        await node.stop()
 
 
 async def _until(good: object) -> None:
