@@ -14,6 +14,7 @@ from knhk.engine.admission import Admission
 from knhk.engine.arrivals import Arrivals
 from knhk.engine.committer import Batch, Committer
 from knhk.engine.control import Control
+from knhk.engine.definitions import Definitions
 from knhk.engine.executor import Executor
 from knhk.engine.live import LiveRun
 from knhk.engine.loader import Loader
@@ -120,6 +121,17 @@ class Engine:
         self.scheduler.woken = self.sleepers.woken
         self.projector = Projector(partition, journal, projections, clock, folds)
         self.admission = self._gate()
+        self.definitions = Definitions(
+            partition,
+            admission=self.admission,
+            committer=self.committer,
+            plans=self.plans,
+            journal=journal,
+            projections=projections,
+            projector=self.projector,
+            clock=clock,
+            ids=ids,
+        )
         self.control = self._facade(projections, ids)
         self.corrupt: dict[int, str] = {}
         self.halted: asyncio.Future[KnhkError] | None = None
@@ -143,6 +155,7 @@ class Engine:
             loader=self.loader,
             arrivals=self.arrivals,
             plans=self.plans,
+            definitions=self.definitions,
             journal=self._journal,
             projections=projections,
             watchers=self.watchers,
