@@ -157,9 +157,7 @@ class Projector:
                     await self._take(receipt.workflow_id, (receipt.event(),), None, changes)
                 self.cursor += 1
 
-    async def _take(
-        self, workflow_id: int, events: Sequence[Event], plan: Plan | None, changes: _Changes
-    ) -> None:
+    async def _take(self, workflow_id: int, events: Sequence[Event], plan: Plan | None, changes: _Changes) -> None:
         first = events[0].detail
         if isinstance(first, RecordDetail):
             await self._take_record(workflow_id, events, changes)
