@@ -121,17 +121,7 @@ class Engine:
         self.scheduler.woken = self.sleepers.woken
         self.projector = Projector(partition, journal, projections, clock, folds)
         self.admission = self._gate()
-        self.definitions = Definitions(
-            partition,
-            admission=self.admission,
-            committer=self.committer,
-            plans=self.plans,
-            journal=journal,
-            projections=projections,
-            projector=self.projector,
-            clock=clock,
-            ids=ids,
-        )
+        self.definitions = self._registered(projections, ids)
         self.control = self._facade(projections, ids)
         self.corrupt: dict[int, str] = {}
         self.halted: asyncio.Future[KnhkError] | None = None
@@ -144,6 +134,19 @@ class Engine:
             queued=lambda: len(self.scheduler.pending),
             uncommitted=lambda: self.committer.uncommitted_receipts,
             fault=lambda: self.committer.fault,
+        )
+
+    def _registered(self, projections: Projections, ids: Ids) -> Definitions:
+        return Definitions(
+            self.settings.partition,
+            admission=self.admission,
+            committer=self.committer,
+            plans=self.plans,
+            journal=self._journal,
+            projections=projections,
+            projector=self.projector,
+            clock=self._clock,
+            ids=ids,
         )
 
     def _facade(self, projections: Projections, ids: Ids) -> Control:
