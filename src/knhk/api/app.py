@@ -14,7 +14,6 @@ from litestar.openapi.spec import License
 from litestar.params import Body, HeaderParameter, PathParameter, QueryParameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
-from knhk.api.definitions import definition_handlers
 from knhk.api.description import EVENT_RESPONSES, SUBMIT_RESPONSES, ReasonOperation, SubmitOperation, problem_responses
 from knhk.api.submit import Answer, SubmitRoute, internal_error, problem_answer, too_long
 from knhk.domain import identifier
@@ -52,12 +51,7 @@ Reasoned = Annotated[Reason | None, Body(description="Optional: a reason, kept i
 def create_app(control: Control, route: SubmitRoute, *, version: str) -> Litestar:
     """The API as an ASGI application; `route` answers submissions."""
     return Litestar(
-        route_handlers=[
-            _submit_handler(route),
-            *_read_handlers(control),
-            *_change_handlers(control),
-            *definition_handlers(control.definitions),
-        ],
+        route_handlers=[_submit_handler(route), *_read_handlers(control), *_change_handlers(control)],
         openapi_config=OpenAPIConfig(
             title="KNHK",
             version=version,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from knhk import __version__
+from knhk.bootstrap.diagnostics import NodeDiagnostics
 from knhk.bootstrap.node import Node
 from knhk.observability.readings import OK, Readings
 from knhk.observability.uptime import Uptime
@@ -18,8 +19,16 @@ _DRIFT_S: Final = 5.0
 class NodeOperations:
     """Implements ops.operations.Operations for a node."""
 
-    def __init__(self, node: Node, duties: Sequence[Duty], snapshots: SnapshotDuty, stopping: asyncio.Event) -> None:
-        self._node, self._duties, self._snapshots, self._stopping = node, duties, snapshots, stopping
+    def __init__(
+        self,
+        node: Node,
+        duties: Sequence[Duty],
+        snapshots: SnapshotDuty,
+        stopping: asyncio.Event,
+        diagnostics: NodeDiagnostics,
+    ) -> None:
+        self._node, self._snapshots, self._stopping = node, snapshots, stopping
+        self._diagnostics, self._duties = diagnostics, (*duties, diagnostics.watchdog)
         self.uptime = Uptime(node.store, node.clock)
         self.started = False
         node.metrics.connect(self._readings())
@@ -35,7 +44,9 @@ class NodeOperations:
     @property
     def halted(self) -> str | None:
         halted = self._node.engine.halted
-        return halted.result().message if halted is not None and halted.done() else None
+        if halted is not None and halted.done():
+            return halted.result().message
+        return self._diagnostics.hopeless
 
     async def health(self) -> Mapping[str, str]:
         return self._checks()
@@ -45,6 +56,8 @@ class NodeOperations:
             return False, "starting"
         if self._stopping.is_set() or self._node.engine.admission.closed:
             return False, "shutting down"
+        if self._diagnostics.blocked is not None:
+            return False, self._diagnostics.blocked
         trouble = self._node.engine.trouble
         return (True, "") if trouble is None else (False, trouble.message)
 

@@ -10,6 +10,7 @@ import threading
 from typing import Final
 
 from knhk import __version__
+from knhk.bootstrap.diagnostics import NodeDiagnostics
 from knhk.bootstrap.duties import duties_of
 from knhk.bootstrap.node import Node, run_async
 from knhk.bootstrap.operations import NodeOperations
@@ -38,7 +39,6 @@ async def _serve(loaded: Loaded) -> int:
     from knhk.api.app import create_app
     from knhk.api.fast_path import protocol_for
     from knhk.api.submit import SubmitRoute
-    from knhk.ops.app import create_app as create_operations
 
     config, log = loaded.config, get("knhk.serve")
     for sentence in (*loaded.warnings, *absent_sections(loaded)):
@@ -52,12 +52,14 @@ async def _serve(loaded: Loaded) -> int:
     node = Node(config)
     snapshots = snapshots_of(node)
     duties = duties_of(node, snapshots)
-    operations = NodeOperations(node, duties, snapshots, stopping)
-    operations_server = Serving(create_operations(operations), operations_socket)
+    diagnostics = NodeDiagnostics(loaded, node)
+    operations = NodeOperations(node, duties, snapshots, stopping, diagnostics)
+    operations_server = diagnostics.server(operations, operations_socket)
     route = SubmitRoute(node.engine.control, config.api.max_body_bytes)
     application = create_app(node.engine.control, route, version=__version__)
     api_server = Serving(application, api_socket, protocol_for(route))
     try:
+        await diagnostics.start(_address(api_socket), _address(operations_socket))
         await operations_server.start()
         await node.start()
         await operations.uptime.start()
@@ -82,6 +84,7 @@ async def _serve(loaded: Loaded) -> int:
         await node.stop()
         await operations_server.stop()
         log.info("stopped")
+        await diagnostics.stop()
 
 
 async def _until_stopped(node: Node, config: Config, stopping: asyncio.Event) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from knhk.config.diagnostics_section import Diagnostics
 from knhk.config.later_sections import Audit, Auth, Cluster, CostTracking, Learning, Monitoring, Scaling, Tls
 from knhk.config.recovery_section import Recovery
 from knhk.config.sections import Actions, Api, Observability, Persistence, Platform
@@ -19,8 +20,9 @@ class Config(Section):
     observability: Observability = Field(default_factory=Observability)
     api: Api = Field(default_factory=Api)
     actions: Actions = Field(default_factory=Actions)
-    # Validated even if it is the default, so that the checkpoints follow `persistence.path`.
+    # Validated even if it is the default, so that checkpoints and diagnostics follow `persistence.path`.
     recovery: Recovery = Field(default_factory=Recovery, validate_default=True)
+    diagnostics: Diagnostics = Field(default_factory=Diagnostics, validate_default=True)
     monitoring: Monitoring = Field(default_factory=Monitoring)
     scaling: Scaling = Field(default_factory=Scaling)
     learning: Learning = Field(default_factory=Learning)
@@ -38,6 +40,14 @@ class Config(Section):
             return recovery
         beside: Path = persistence.path.parent / "checkpoints"
         return recovery.model_copy(update={"checkpoint_path": beside})
+
+    @field_validator("diagnostics")
+    @classmethod
+    def _diagnostics_beside_data(cls, diagnostics: Diagnostics, info: ValidationInfo) -> Diagnostics:
+        persistence = info.data.get("persistence")
+        if "path" in diagnostics.model_fields_set or not isinstance(persistence, Persistence):
+            return diagnostics
+        return diagnostics.model_copy(update={"path": persistence.path.parent / "diagnostics"})
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":

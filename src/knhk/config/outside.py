@@ -12,7 +12,7 @@ from knhk.config.keys import Shape
 FILE_VARIABLE: Final = "KNHK_CONFIG"
 """Names the configuration file when the command line does not."""
 
-_OTHER_VARIABLES: Final = frozenset({FILE_VARIABLE, "KNHK_SERVER"})
+_OTHER_VARIABLES: Final = frozenset({FILE_VARIABLE, "KNHK_SERVER", "KNHK_OPERATIONS"})
 """Variables that other parts of KNHK read."""
 
 _LINK_NAME: Final = re.compile(r"KNHK_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")

@@ -6,9 +6,9 @@
     ├── Refused         understood and not allowed, now or at all                       HTTP 403/429, exit 3
     │   ├── Overloaded (retryable), CovenantViolated
     ├── NotFound        no such thing                                                   HTTP 404, exit 4
-    │   ├── WorkflowNotFound, ReceiptNotFound, DefinitionNotFound
+    │   ├── WorkflowNotFound, ReceiptNotFound
     ├── Conflict        it contradicts what already happened                            HTTP 409, exit 5
-    │   ├── IdempotencyConflict, IllegalTransition, Fenced, DataDirectoryInUse, DefinitionConflict
+    │   ├── IdempotencyConflict, IllegalTransition, Fenced, DataDirectoryInUse
     ├── Unavailable     a part is down; retry later (retryable)                         HTTP 503, exit 6
     │   ├── StorageUnavailable, DiskFull, ShuttingDown, ServerUnreachable, Unsupported (not retryable)
     └── Corrupt         stored data is not what was written; halt, never retry          HTTP 500, exit 7
@@ -125,11 +125,6 @@ class ReceiptNotFound(NotFound):
     hint = "List a workflow's receipts with `knhk receipts show ID`."
 
 
-class DefinitionNotFound(NotFound):
-    code, title = "KNHK-3003", "No such definition"
-    hint = "List the known ones with `knhk definition list`, and the versions of one with `knhk definition show NAME`."
-
-
 class Conflict(KnhkError):
     code, title = "KNHK-4000", "Conflict"
 
@@ -152,11 +147,6 @@ class Fenced(Conflict):
 class DataDirectoryInUse(Conflict):
     code, title = "KNHK-4004", "Data directory is in use"
     hint = "Stop the server that holds it, or use another directory with --data."
-
-
-class DefinitionConflict(Conflict):
-    code, title = "KNHK-4005", "A version of a definition never changes"
-    hint = "Put the change as a new version, with a label of its own."
 
 
 class Unavailable(KnhkError):

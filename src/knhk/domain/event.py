@@ -36,8 +36,6 @@ class Kind(StrEnum):
     TIMER_SET = "timer.set"
     TIMER_FIRED = "timer.fired"
     PAYLOAD_ERASED = "payload.erased"
-    DEFINITION_PUT = "definition.put"
-    DEFINITION_RETIRED = "definition.retired"
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -54,10 +52,7 @@ class Detail(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Submitted(Detail, frozen=True, gc=False):
-    """A run was accepted. `traceparent` is the submitter's W3C trace context, empty if there was none.
-
-    `definition` and `version` name what the run was submitted from; empty and 0 if the descriptor came with it.
-    """
+    """A run was accepted. `traceparent` is the submitter's W3C trace context, empty if there was none."""
 
     name: str
     department: str = ""
@@ -67,8 +62,6 @@ class Submitted(Detail, frozen=True, gc=False):
     idempotency_key: str = ""
     traceparent: str = ""
     labels: Mapping[str, str] = {}
-    definition: str = ""
-    version: int = 0
 
 
 class Started(Detail, frozen=True, gc=False):
@@ -149,27 +142,6 @@ class PayloadErased(Detail, frozen=True, gc=False):
     reason: str = ""
 
 
-class DefinitionPut(Detail, frozen=True, gc=False):
-    """A version of a definition was registered; it never changes. Versions count from 1, `label` is a name for one."""
-
-    name: str
-    version: int
-    digest: bytes
-    label: str = ""
-    department: str = ""
-    note: str = ""
-
-
-class DefinitionRetired(Detail, frozen=True, gc=False):
-    """No further runs start from the definition, until another version is put."""
-
-    name: str
-    reason: str = ""
-
-
-RecordDetail = DefinitionPut | DefinitionRetired
-"""What stands on chains that are no runs: each such chain is the record of one thing, here of one definition."""
-
 AnyDetail = (
     Submitted
     | Started
@@ -187,8 +159,6 @@ AnyDetail = (
     | TimerSet
     | TimerFired
     | PayloadErased
-    | DefinitionPut
-    | DefinitionRetired
 )
 
 DETAILS: Final[dict[Kind, type[Detail]]] = {
@@ -208,8 +178,6 @@ DETAILS: Final[dict[Kind, type[Detail]]] = {
     Kind.TIMER_SET: TimerSet,
     Kind.TIMER_FIRED: TimerFired,
     Kind.PAYLOAD_ERASED: PayloadErased,
-    Kind.DEFINITION_PUT: DefinitionPut,
-    Kind.DEFINITION_RETIRED: DefinitionRetired,
 }
 KIND_OF: Final[dict[type[Detail], str]] = {detail: kind.value for kind, detail in DETAILS.items()}
 TERMINAL: Final = frozenset(

@@ -348,8 +348,6 @@ _APPLY: Final[dict[type[ev.Detail], Callable[[Run, Event, Any], None]]] = {
     ev.TimerSet: _timer_set,
     ev.TimerFired: _nothing,
     ev.PayloadErased: _payload_erased,
-    ev.DefinitionPut: _nothing,
-    ev.DefinitionRetired: _nothing,
 }
 
 

@@ -26,8 +26,6 @@ class Summary(msgspec.Struct, array_like=True):
     failure: Failure | None = None
     erased: bool = False
     labels: Mapping[str, str] = {}
-    definition: str = ""
-    version: int = 0
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -53,7 +51,6 @@ def fold(summary: Summary, event: Event) -> None:
             summary.name, summary.department, summary.cost_center = name, department, cost_center
             summary.covenant, summary.steps = covenant, steps
             summary.labels = event.detail.labels
-            summary.definition, summary.version = event.detail.definition, event.detail.version
             summary.submitted_at_ns = event.at_ns
         case ev.Started():
             summary.state = RunState.RUNNING

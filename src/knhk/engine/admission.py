@@ -31,10 +31,17 @@ class Admission:
         """Let a new run in.
 
         Raises:
-            ShuttingDown, DiskFull, StorageUnavailable: see check_open.
+            ShuttingDown: the process is about to end.
+            DiskFull, StorageUnavailable: nothing can be committed now.
             Overloaded: every slot and every place in the queue is taken, or commits have fallen behind.
         """
-        self.check_open()
+        if self.closed:
+            self.rejections["shutting_down"] += 1
+            raise ShuttingDown("no new workflows are taken: the server is shutting down", retry_after_s=_RETRY_AFTER_S)
+        fault = self._fault() or self.low_disk
+        if fault is not None:
+            self.rejections["unavailable"] += 1
+            raise type(fault)(fault.message, retry_after_s=_RETRY_AFTER_S)
         if not self._has_slot() and self._queued() >= self._max_queued:
             self.rejections["overloaded"] += 1
             raise Overloaded(
@@ -44,18 +51,3 @@ class Admission:
         if self._uncommitted() > _MOST_UNCOMMITTED_RECEIPTS:
             self.rejections["overloaded"] += 1
             raise Overloaded("commits have fallen behind what comes in", retry_after_s=_RETRY_AFTER_S)
-
-    def check_open(self) -> None:
-        """Let in what needs no slot.
-
-        Raises:
-            ShuttingDown: the process is about to end.
-            DiskFull, StorageUnavailable: nothing can be committed now.
-        """
-        if self.closed:
-            self.rejections["shutting_down"] += 1
-            raise ShuttingDown("no new workflows are taken: the server is shutting down", retry_after_s=_RETRY_AFTER_S)
-        fault = self._fault() or self.low_disk
-        if fault is not None:
-            self.rejections["unavailable"] += 1
-            raise type(fault)(fault.message, retry_after_s=_RETRY_AFTER_S)

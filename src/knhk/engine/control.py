@@ -34,7 +34,6 @@ from knhk.engine import views
 from knhk.engine.admission import Admission
 from knhk.engine.arrivals import Arrivals
 from knhk.engine.committer import Batch, Committer
-from knhk.engine.definitions import Definitions
 from knhk.engine.live import LiveRun
 from knhk.engine.loader import Loader
 from knhk.engine.plans import Plans
@@ -51,18 +50,13 @@ _NO_INPUTS: Final = payload.encode({})
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """A request to run a workflow: the descriptor's text, the inputs, who asks and how often they may have asked.
+    """A request to run a workflow: the descriptor's text, the inputs, who asks and how often they may have asked."""
 
-    In place of the text, `definition` and `version` may name a registered one; no version is the newest.
-    """
-
-    descriptor: bytes = b""
+    descriptor: bytes
     inputs: Mapping[str, Any] = {}
     idempotency_key: str = ""
     actor: str = "api"
     traceparent: str = ""
-    definition: str = ""
-    version: str = ""
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -104,7 +98,6 @@ class Control:
         loader: Loader,
         arrivals: Arrivals,
         plans: Plans,
-        definitions: Definitions,
         journal: Journal,
         projections: Projections,
         watchers: Watchers,
@@ -116,7 +109,6 @@ class Control:
         self._loader, self._arrivals, self._plans = loader, arrivals, plans
         self._journal, self._projections = journal, projections
         self._watchers, self._clock, self._ids = watchers, clock, ids
-        self.definitions = definitions
         self._claims: dict[bytes, Batch] = {}
 
     def validate(self, descriptor: bytes) -> Plan:
@@ -127,7 +119,7 @@ class Control:
         """Take a workflow in; return once that is committed, or with `wait_s` once it has ended or the time is over.
 
         Raises:
-            InvalidDescriptor, InvalidInputs, InvalidParameter, DefinitionNotFound: nothing was written.
+            InvalidDescriptor, InvalidInputs, InvalidParameter: nothing was written.
             Overloaded, ShuttingDown, DiskFull: nothing was written.
             StorageUnavailable: it is not known whether it was written; repeat with the same idempotency key.
             IdempotencyConflict: the key was used with another request.
@@ -268,17 +260,9 @@ class Control:
             await self._record(live, ev.PayloadErased(reason), actor)
 
     async def _accept(self, submission: Submission, claim: Claim | None, wait_s: float) -> Accepted:
-        number = 0
-        if submission.definition:
-            version, plan = await self.definitions.resolve(submission.definition, submission.version)
-            number = version.number
-            known = None if claim is None else await self._known(claim)
-            if known is not None:  # The same request came in while the definition was looked up.
-                return await self._replay(known, wait_s)
-        else:
-            plan = self._plans.compile(submission.descriptor)
+        plan = self._plans.compile(submission.descriptor)
         inputs = check_inputs(plan, submission.inputs)
-        live = self._create(plan, inputs, submission, claim, number)
+        live = self._create(plan, inputs, submission, claim)
         batch = live.batch
         assert batch is not None
         run = live.run
@@ -293,9 +277,7 @@ class Control:
             return Accepted(run.workflow_id, run.state, results=live.results, failure=run.failure)
         return Accepted(run.workflow_id, RunState.RUNNING if run.ended else run.state)
 
-    def _create(
-        self, plan: Plan, inputs: Mapping[str, Any], submission: Submission, claim: Claim | None, version: int
-    ) -> LiveRun:
+    def _create(self, plan: Plan, inputs: Mapping[str, Any], submission: Submission, claim: Claim | None) -> LiveRun:
         run = Run(self._ids.next_id(self._partition) if claim is None else claim.workflow_id, plan)
         live = LiveRun(run, inputs)
         raw = payload.encode(inputs) if inputs else _NO_INPUTS
@@ -308,13 +290,10 @@ class Control:
             submission.idempotency_key,
             submission.traceparent,
             plan.labels,
-            submission.definition,
-            version,
         )
         event = Event(self._clock.now_ns(), detail, actor=submission.actor, input_digest=payload.digest(raw))
         committer = self._committer
-        if not version:
-            committer.keep_descriptor(plan.digest, submission.descriptor)
+        committer.keep_descriptor(plan.digest, submission.descriptor)
         committer.add(live, event, given=raw if inputs else None)
         if claim is not None and live.batch is not None:
             committer.claim(claim)
@@ -326,13 +305,10 @@ class Control:
 
     def _claim_of(self, submission: Submission) -> Claim:
         key = submission.idempotency_key
-        if len(key) > _LONGEST_KEY or "\0" in key:
-            raise InvalidParameter(f"Idempotency-Key: at most {_LONGEST_KEY} characters, and none of them NUL")
+        if len(key) > _LONGEST_KEY:
+            raise InvalidParameter(f"Idempotency-Key: at most {_LONGEST_KEY} characters")
         inputs = payload.encode(submission.inputs)
-        what = submission.descriptor
-        if submission.definition:
-            what = f"\0{submission.definition}\0{submission.version}".encode()
-        request = sha256(what + b"\x00" + inputs).digest()
+        request = sha256(submission.descriptor + b"\x00" + inputs).digest()
         return Claim(sha256(key.encode()).digest(), self._ids.next_id(self._partition), request)
 
     async def _known(self, claim: Claim) -> Claim | None:

@@ -7,13 +7,12 @@ reads the journal instead: both ways give the same rows.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
-from knhk.domain import definition
 from knhk.domain import summary as rows
 from knhk.domain.errors import Unavailable
-from knhk.domain.event import Event, RecordDetail, Submitted
+from knhk.domain.event import Event, Submitted
 from knhk.domain.identifier import partition_of
 from knhk.domain.plan import Plan
 from knhk.domain.run import RunState
@@ -43,26 +42,6 @@ def state_key(state: str, workflow_id: int) -> bytes:
     return b"s" + STATE_CODES[state] + partition_of(workflow_id).to_bytes(2) + workflow_id.to_bytes(8)
 
 
-DEFINITIONS: Final = b"d"
-_LAST_BYTE: Final = b"\xff"
-
-
-def definition_key(name: str) -> bytes:
-    """Key of a definition's row: names in ascending order when read backwards."""
-    return DEFINITIONS + bytes(255 - byte for byte in name.encode()) + _LAST_BYTE
-
-
-class _Changes:
-    """What a batch or some blocks change: runs by id with the state that their row had, and other rows by key."""
-
-    __slots__ = ("old", "rows", "summaries")
-
-    def __init__(self) -> None:
-        self.summaries: dict[int, Summary] = {}
-        self.old: dict[int, str | None] = {}
-        self.rows: dict[bytes, bytes | None] = {}
-
-
 class Projector:
     """Keeps the rows of one partition's runs, and feeds the other folds."""
 
@@ -75,13 +54,12 @@ class Projector:
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
-        self.cursor = self.written = -1
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self.cursor = -1
         self.failed: BaseException | None = None
 
     async def start(self) -> None:
         """Begin where the stored rows end."""
-        self.cursor = self.written = await self._projections.cursor(FOLD)
+        self.cursor = await self._projections.cursor(FOLD)
         self._task = asyncio.create_task(self._work(), name="projector")
         self._news.set()
 
@@ -98,29 +76,21 @@ class Projector:
         self._queue.append(batch)
         self._news.set()
 
-    async def reached(self, height: int) -> None:
-        """Wait until the rows show the block of this height and all before it; not for ever if that cannot be."""
-        if self.written >= height or self._task is None or self._task.done():
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((height, waiter))
-        self._news.set()
-        await waiter
-
     async def catch_up(self) -> None:
         """Fold everything that is committed by now."""
-        changes = _Changes()
+        dirty: dict[int, Summary] = {}
+        old: dict[int, str | None] = {}
         while self._queue:
             batch = self._queue.popleft()
             if batch.height <= self.cursor:
                 continue
             if batch.height > self.cursor + 1:
-                await self._read_journal(batch.height - 1, changes)
+                await self._read_journal(batch.height - 1, dirty, old)
             for piece in batch.pieces:
                 run = piece.live.run
-                await self._take(run.workflow_id, piece.events, run.plan, changes)
+                await self._take(run.workflow_id, piece.events, run.plan, dirty, old)
             self.cursor = batch.height
-        await self._write(changes)
+        await self._write(dirty, old)
 
     async def _work(self) -> None:
         try:
@@ -134,17 +104,16 @@ class Projector:
                 await self._clock.sleep(_PAUSE_S)
         except Exception as error:
             self.failed = error
-        finally:
-            self._tell(None)
 
     async def _catch_up_to(self, height: int) -> None:
         while self.cursor < height and not self._stopping:
-            changes = _Changes()
-            await self._read_journal(min(height, self.cursor + _BLOCKS), changes)
-            await self._write(changes)
+            dirty: dict[int, Summary] = {}
+            old: dict[int, str | None] = {}
+            await self._read_journal(min(height, self.cursor + _BLOCKS), dirty, old)
+            await self._write(dirty, old)
             await self._clock.sleep(0)
 
-    async def _read_journal(self, to_height: int, changes: _Changes) -> None:
+    async def _read_journal(self, to_height: int, dirty: dict[int, Summary], old: dict[int, str | None]) -> None:
         while self.cursor < to_height:
             blocks = await self._patiently(self._journal.blocks, self._partition, self.cursor + 1, _BLOCKS)
             if not blocks:
@@ -154,61 +123,43 @@ class Projector:
                     return
                 for sealed in await self._patiently(self._journal.block_receipts, signed):
                     receipt = sealed.receipt()
-                    await self._take(receipt.workflow_id, (receipt.event(),), None, changes)
+                    await self._take(receipt.workflow_id, (receipt.event(),), None, dirty, old)
                 self.cursor += 1
 
-    async def _take(self, workflow_id: int, events: Sequence[Event], plan: Plan | None, changes: _Changes) -> None:
-        first = events[0].detail
-        if isinstance(first, RecordDetail):
-            await self._take_record(workflow_id, events, changes)
-            return
-        summary = changes.summaries.get(workflow_id)
+    async def _take(
+        self,
+        workflow_id: int,
+        events: Iterable[Event],
+        plan: Plan | None,
+        dirty: dict[int, Summary],
+        old: dict[int, str | None],
+    ) -> None:
+        summary = dirty.get(workflow_id)
         if summary is None:
             raw = None
-            if not isinstance(first, Submitted):
+            if not isinstance(next(iter(events)).detail, Submitted):
                 raw = await self._patiently(self._projections.row, FOLD, row_key(workflow_id))
             summary = rows.decode(raw) if raw is not None else Summary(workflow_id)
-            changes.summaries[workflow_id] = summary
-            changes.old[workflow_id] = summary.state if raw is not None else None
+            dirty[workflow_id] = summary
+            old[workflow_id] = summary.state if raw is not None else None
         for event in events:
             rows.fold(summary, event)
             action = plan.action_of(event.step) if event.step and plan is not None else ""
             for fold in self._folds:
                 fold.take(summary, event, action)
 
-    async def _take_record(self, record_id: int, events: Sequence[Event], changes: _Changes) -> None:
-        for event in events:
-            key = definition_key(event.detail.name)  # type: ignore[union-attr]  # the first one is of a record
-            raw = changes.rows[key] if key in changes.rows else await self._row(key)
-            changes.rows[key] = definition.fold_row(raw, record_id, event)
-
-    async def _row(self, key: bytes) -> bytes | None:
-        return await self._patiently(self._projections.row, FOLD, key)
-
-    async def _write(self, changes: _Changes) -> None:
-        if not changes.summaries and not changes.rows:
+    async def _write(self, dirty: dict[int, Summary], old: dict[int, str | None]) -> None:
+        if not dirty:
             return
-        written = changes.rows
-        for workflow_id, summary in changes.summaries.items():
-            written[row_key(workflow_id)] = rows.encode(summary)
-            before = changes.old[workflow_id]
+        changes: dict[bytes, bytes | None] = {}
+        for workflow_id, summary in dirty.items():
+            changes[row_key(workflow_id)] = rows.encode(summary)
+            before = old[workflow_id]
             if before is not None and before != summary.state and before != RunState.COMPLETED:
-                written[state_key(before, workflow_id)] = None
+                changes[state_key(before, workflow_id)] = None
             if summary.state != RunState.COMPLETED:
-                written[state_key(summary.state, workflow_id)] = b""
-        await self._patiently(self._projections.store, FOLD, written, self.cursor)
-        self.written = self.cursor
-        if self._waiting:
-            self._tell(self.written)
-
-    def _tell(self, height: int | None) -> None:
-        """Wake those who wait for the rows up to this height; all of them, if no more rows will come."""
-        waiting, self._waiting = self._waiting, []
-        for wanted, waiter in waiting:
-            if height is not None and wanted > height:
-                self._waiting.append((wanted, waiter))
-            elif not waiter.done():
-                waiter.set_result(None)
+                changes[state_key(summary.state, workflow_id)] = b""
+        await self._patiently(self._projections.store, FOLD, changes, self.cursor)
 
     async def _patiently(self, ask: Callable[..., Awaitable[_Answer]], *given: Any) -> _Answer:
         """Ask the store again until it answers. Raises Unavailable only once the projector is to stop."""

@@ -14,7 +14,6 @@ from knhk.engine.admission import Admission
 from knhk.engine.arrivals import Arrivals
 from knhk.engine.committer import Batch, Committer
 from knhk.engine.control import Control
-from knhk.engine.definitions import Definitions
 from knhk.engine.executor import Executor
 from knhk.engine.live import LiveRun
 from knhk.engine.loader import Loader
@@ -121,7 +120,6 @@ class Engine:
         self.scheduler.woken = self.sleepers.woken
         self.projector = Projector(partition, journal, projections, clock, folds)
         self.admission = self._gate()
-        self.definitions = self._registered(projections, ids)
         self.control = self._facade(projections, ids)
         self.corrupt: dict[int, str] = {}
         self.halted: asyncio.Future[KnhkError] | None = None
@@ -136,19 +134,6 @@ class Engine:
             fault=lambda: self.committer.fault,
         )
 
-    def _registered(self, projections: Projections, ids: Ids) -> Definitions:
-        return Definitions(
-            self.settings.partition,
-            admission=self.admission,
-            committer=self.committer,
-            plans=self.plans,
-            journal=self._journal,
-            projections=projections,
-            projector=self.projector,
-            clock=self._clock,
-            ids=ids,
-        )
-
     def _facade(self, projections: Projections, ids: Ids) -> Control:
         return Control(
             self.settings.partition,
@@ -158,7 +143,6 @@ class Engine:
             loader=self.loader,
             arrivals=self.arrivals,
             plans=self.plans,
-            definitions=self.definitions,
             journal=self._journal,
             projections=projections,
             watchers=self.watchers,

@@ -49,7 +49,7 @@ class Interpreter:
     def families(self) -> Iterator[Metric]:
         """What was measured, for the metrics."""
         yield histogram_family(
-            "knhk_loop_lag_seconds", "How late the event loop came to a call, asked 4 times a second.", self.lag
+            "knhk_event_loop_lag_seconds", "How late the event loop came to a call, asked 4 times a second.", self.lag
         )
         yield labelled_histograms(
             "knhk_gc_pause_seconds",

@@ -11,7 +11,8 @@ import queue
 import re
 import sys
 import threading
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any, Final, Self, TextIO
 
 import msgspec
@@ -91,6 +92,17 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     root.setLevel(logging.INFO if number == logging.DEBUG else max(number, logging.WARNING))
 
 
+def keep(take: Callable[[str], None]) -> None:
+    """Hand every line that is written, without its secrets, to `take` too, in the thread that writes."""
+    _OUTPUT.keepers.append(take)
+
+
+def keep_no_more(take: Callable[[str], None]) -> None:
+    """The opposite of `keep`. A no-op if it is not kept."""
+    if take in _OUTPUT.keepers:
+        _OUTPUT.keepers.remove(take)
+
+
 def flush(timeout_s: float = _FLUSH_S) -> None:
     """Wait, at most this long, until what was logged has been written."""
     _OUTPUT.flush(timeout_s)
@@ -106,6 +118,7 @@ class _Output:
         self._thread: threading.Thread | None = None
         self._dropped = 0
         self._chain = _chain(terminal=False)
+        self.keepers: list[Callable[[str], None]] = []
 
     def configure(self, least: int, stream: TextIO | None) -> None:
         self.flush(_FLUSH_S)
@@ -156,6 +169,9 @@ class _Output:
             if self._dropped:
                 dropped, self._dropped = self._dropped, 0
                 item = f"{item}\n{self._rendered('warning', 'log lines were dropped', {'count': dropped})}"
+            for take in self.keepers:
+                with suppress(Exception):  # a full disk: the line is still written below
+                    take(item)
             try:
                 stream = self._stream or sys.stderr
                 stream.write(f"{item}\n")

@@ -16,7 +16,7 @@ from knhk.observability.logs import get as get_log
 from knhk.ops.operations import Operations, all_rooms, status_of
 
 _MOST_BODY_BYTES: Final = 64 << 10
-_UNCACHED: Final = {"cache-control": "no-store"}
+UNCACHED: Final = {"cache-control": "no-store"}
 _SENT_BY_PAGES: Final = frozenset({"cross-site", "same-site"})
 _OTHER_SITE: Final = "Call it from a shell, or from a page that this server has delivered."
 
@@ -28,8 +28,8 @@ def create_app(operations: Operations) -> Litestar:
     return Litestar(
         route_handlers=[*_health_handlers(operations), _metrics_handler(operations), *_action_handlers(operations)],
         openapi_config=None,
-        before_request=_guard,
-        exception_handlers={KnhkError: _problem, HTTPException: _http_problem, Exception: _internal_problem},
+        before_request=guard,
+        exception_handlers=EXCEPTION_HANDLERS,
         request_max_body_size=_MOST_BODY_BYTES,
         logging_config=None,
     )
@@ -74,7 +74,7 @@ def _metrics_handler(operations: Operations) -> Any:
     async def metrics(request: AnyRequest) -> Response[bytes]:
         """Everything that is counted, for Prometheus."""
         body, content_type = await operations.metrics(request.headers.get("accept", ""))
-        return Response(body, status_code=200, headers={"content-type": content_type, **_UNCACHED})
+        return Response(body, status_code=200, headers={"content-type": content_type, **UNCACHED})
 
     return metrics
 
@@ -104,7 +104,7 @@ def _action_handlers(operations: Operations) -> list[Any]:
     return [checkpoint, shutdown]
 
 
-def _guard(request: AnyRequest) -> None:
+def guard(request: AnyRequest) -> None:
     """Refuse bodies that no route needs, and actions that a page of another site makes a browser send."""
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length[:20]) > _MOST_BODY_BYTES:
@@ -122,7 +122,7 @@ def _from_another_site(request: AnyRequest) -> bool:
 
 def _answer(shown: dict[str, Any], status: int) -> Response[bytes]:
     raw = msgspec.json.encode(shown)
-    return Response(raw, status_code=status, media_type=MediaType.JSON, headers=_UNCACHED)
+    return Response(raw, status_code=status, media_type=MediaType.JSON, headers=UNCACHED)
 
 
 def _problem_answer(problem: dict[str, Any], headers: dict[str, str]) -> Response[bytes]:
@@ -130,7 +130,7 @@ def _problem_answer(problem: dict[str, Any], headers: dict[str, str]) -> Respons
         msgspec.json.encode(problem, enc_hook=str),
         status_code=problem["status"],
         media_type=MEDIA_TYPE,
-        headers=_UNCACHED | headers,
+        headers=UNCACHED | headers,
     )
 
 
@@ -155,3 +155,11 @@ def _internal_problem(request: AnyRequest, error: Exception) -> Response[bytes]:
     get_log("knhk.ops").error("a request failed", path=request.url.path, exc_info=error)
     detail = f"{type(error).__name__}; the server's log has more"
     return _problem_answer(problem_of_status(INTERNAL, "Internal error", detail), {})
+
+
+EXCEPTION_HANDLERS: Final[dict[int | type[Exception], Any]] = {
+    KnhkError: _problem,
+    HTTPException: _http_problem,
+    Exception: _internal_problem,
+}
+"""Whatever goes wrong in a route becomes problem details."""

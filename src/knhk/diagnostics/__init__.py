@@ -1,0 +1,1 @@
+"""What an operator needs to find out why: the watchdog, profiles, heap, stacks, the way runs spent their time."""

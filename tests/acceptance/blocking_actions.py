@@ -1,0 +1,24 @@
+"""Actions that block the event loop, as users write them by mistake."""
+
+import ctypes
+import time
+
+import knhk
+
+
+def fetch_slowly(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@knhk.action("test.block")
+async def block(seconds: float) -> dict[str, float]:
+    """A blocking call in a coroutine."""
+    fetch_slowly(seconds)
+    return {"seconds": seconds}
+
+
+@knhk.action("test.lock")
+async def lock(seconds: int) -> dict[str, int]:
+    """Native code that keeps Python's lock: no other thread of the process can run."""
+    ctypes.PyDLL(None).sleep(seconds)
+    return {"seconds": seconds}
