@@ -7,6 +7,7 @@ executor normalises. The registry is filled once, when the process starts, and o
 import difflib
 import importlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from importlib.metadata import entry_points
 from types import FunctionType, ModuleType
 from typing import Any, Final, Literal, Self
@@ -81,6 +82,9 @@ class Invocation(msgspec.Struct, frozen=True):
     now_ns: int
     traceparent: str = ""
 
+
+INVOCATION: ContextVar[Invocation | None] = ContextVar("knhk_invocation", default=None)
+"""The attempt that the running task or thread performs, so that what it logs can be told from all else."""
 
 Run = Callable[[Invocation], Outcome | Awaitable[Outcome]]
 

@@ -16,6 +16,7 @@ from knhk.engine.service import Engine, Settings
 from knhk.observability.metrics import Metrics
 from knhk.platform.clock import SystemClock
 from knhk.platform.ids import SnowflakeIds
+from knhk.ports.fold import Fold
 from knhk.security.signing import Ed25519Signer
 
 PARTITION: Final = 0
@@ -33,6 +34,8 @@ class Node:
         self.store = open_store(config)
         self.signer = Ed25519Signer.load_or_create(config.persistence.key_path, self.clock.now_ns())
         self.metrics = Metrics()
+        self.folds: list[Fold] = [self.metrics]
+        """What sees every committed event. Duties may add theirs before the start."""
         self.engine = Engine(
             settings(config),
             self.registry,
@@ -44,7 +47,7 @@ class Node:
             clock=self.clock,
             ids=SnowflakeIds(self.clock),
             rng=random.Random(),
-            folds=[self.metrics],
+            folds=self.folds,
         )
 
     async def start(self) -> None:
@@ -77,6 +80,7 @@ def settings(config: Config) -> Settings:
         max_payload_bytes=persistence.max_payload_bytes,
         min_free_bytes=persistence.min_free_bytes,
         partition=PARTITION,
+        sampling_rate=config.observability.sampling_rate if config.observability.endpoint else None,
     )
 
 

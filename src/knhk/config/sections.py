@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from knhk.config.values import CaseBlind, Duration, Location, Port, Section, Size
 from knhk.domain.units import MB, SECOND
@@ -124,10 +124,22 @@ class Persistence(Section):
 
 
 class Observability(Section):
-    """Metrics and traces."""
+    """Metrics, traces and logs."""
 
-    endpoint: str = Field(default="", description="URL of the OpenTelemetry collector; empty sends nothing.")
-    sampling_rate: float = Field(default=1.0, ge=0, le=1, description="Share of workflows that are traced.")
+    endpoint: str = Field(
+        default="",
+        description="URL of the OpenTelemetry collector, such as `http://otel-collector:4317`; empty sends nothing.",
+    )
+    protocol: Literal["auto", "grpc", "http"] = Field(
+        default="auto",
+        description="How to speak to it: `auto` takes gRPC on port 4317 and for `grpc://` and `grpcs://`, else HTTP.",
+    )
+    headers: SecretStr = Field(
+        default=SecretStr(""), description="Headers to send with telemetry: `name=value,name=value`."
+    )
+    sampling_rate: float = Field(
+        default=1.0, ge=0, le=1, description="Share of workflows that are traced, from 0 to 1; covenant O always is."
+    )
     export_interval_ns: Duration = Field(default=10 * SECOND, gt=0, description="Time between exports of telemetry.")
     metrics_host: str = Field(
         default="127.0.0.1", min_length=1, description="Address on which health, metrics and operations are served."

@@ -10,7 +10,10 @@ from knhk.domain.run import RunState, cancelled_because
 
 
 class Summary(msgspec.Struct, array_like=True):
-    """The state of a run in short. Times are Unix time in nanoseconds, 0 where they have not come."""
+    """The state of a run in short. Times are Unix time in nanoseconds, 0 where they have not come.
+
+    `traceparent` is the submitter's, `retried_at_ns` when an operator last let the ended run go on.
+    """
 
     workflow_id: int
     name: str = ""
@@ -26,6 +29,8 @@ class Summary(msgspec.Struct, array_like=True):
     failure: Failure | None = None
     erased: bool = False
     labels: Mapping[str, str] = {}
+    traceparent: str = ""
+    retried_at_ns: int = 0
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -51,6 +56,7 @@ def fold(summary: Summary, event: Event) -> None:
             summary.name, summary.department, summary.cost_center = name, department, cost_center
             summary.covenant, summary.steps = covenant, steps
             summary.labels = event.detail.labels
+            summary.traceparent = event.detail.traceparent
             summary.submitted_at_ns = event.at_ns
         case ev.Started():
             summary.state = RunState.RUNNING
@@ -70,6 +76,7 @@ def fold(summary: Summary, event: Event) -> None:
         case ev.Retried():
             summary.state, summary.ended_at_ns, summary.failure = RunState.RUNNING, 0, None
             summary.started_at_ns = summary.started_at_ns or event.at_ns
+            summary.retried_at_ns = event.at_ns
         case ev.PayloadErased():
             summary.erased = True
         case _:

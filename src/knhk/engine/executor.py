@@ -9,10 +9,21 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Final
 
-from knhk.actions.registry import Action, Cancelled, Failed, Invocation, Outcome, Registry, RetryLater
+from knhk.actions.registry import (
+    INVOCATION,
+    Action,
+    Cancelled,
+    Failed,
+    Invocation,
+    Outcome,
+    Registry,
+    RetryLater,
+)
+from knhk.domain import trace_context
 from knhk.domain.compile import check_schema
 from knhk.domain.errors import InvalidInput, NotFound
 from knhk.domain.identifier import to_text
@@ -40,7 +51,10 @@ class Attempt:
 
 
 class Executor:
-    """Runs attempts, at most `max_concurrent` of those with a task at a time; others wait in the order they came."""
+    """Runs attempts, at most `max_concurrent` of those with a task at a time; others wait in the order they came.
+
+    `sampling_rate` is the share of runs whose spans are sent, None if none are.
+    """
 
     def __init__(
         self,
@@ -49,10 +63,11 @@ class Executor:
         *,
         max_concurrent: int,
         threads: int,
+        sampling_rate: float | None = None,
         ended: Callable[[Attempt, Outcome], None],
     ) -> None:
         self._registry, self._clock, self._ended = registry, clock, ended
-        self._max_concurrent = max_concurrent
+        self._max_concurrent, self._sampling_rate = max_concurrent, sampling_rate
         self._running: set[asyncio.Task[None]] = set()
         self._waiting: deque[tuple[Attempt, Action, Invocation]] = deque()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=THREAD_NAME)
@@ -133,8 +148,17 @@ class Executor:
             ),
             scope=scope,
             now_ns=attempt.started_at_ns,
-            traceparent=run.submitted.traceparent if run.submitted is not None else "",
+            traceparent=self._traceparent(attempt),
         )
+
+    def _traceparent(self, attempt: Attempt) -> str:
+        """What an action passes on: its own span, or the submitter's if spans are not sent or it calls nobody."""
+        run, step = attempt.live.run, attempt.step
+        rate = self._sampling_rate
+        if rate is None or step.traits.pure:
+            return run.submitted.traceparent if run.submitted is not None else ""
+        covenant = run.plan.covenant
+        return trace_context.attempt_context(run.workflow_id, step.name, attempt.number, rate, covenant).header()
 
     def _launch(self, attempt: Attempt, action: Action, invocation: Invocation) -> None:
         task = asyncio.create_task(self._perform(attempt, action, invocation), name=invocation.idempotency_key)
@@ -152,9 +176,11 @@ class Executor:
     async def _perform(self, attempt: Attempt, action: Action, invocation: Invocation) -> None:
         outcome: Outcome
         try:
+            INVOCATION.set(invocation)  # A task has a context of its own.
             if action.mode == "thread":
                 loop = asyncio.get_running_loop()
-                outcome = await loop.run_in_executor(self._threads, partial(_run_inline, action, invocation))
+                run = partial(copy_context().run, _run_inline, action, invocation)
+                outcome = await loop.run_in_executor(self._threads, run)
             else:
                 outcome = await action.run(invocation)  # type: ignore[misc]  # mode says that it is awaitable
         except asyncio.CancelledError:

@@ -36,7 +36,10 @@ _LOADS_A_TURN: Final = 100
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """The limits of the engine; times in nanoseconds, sizes in bytes."""
+    """The limits of the engine; times in nanoseconds, sizes in bytes.
+
+    `sampling_rate` is the share of runs that are traced, None if traces are sent nowhere.
+    """
 
     node_id: str
     max_active: int = 10_000
@@ -50,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True):
     max_payload_bytes: int = 4 << 20
     min_free_bytes: int = 64 << 20
     partition: int = 0
+    sampling_rate: float | None = None
 
 
 class Engine:
@@ -104,6 +108,7 @@ class Engine:
             clock,
             max_concurrent=settings.max_concurrent_steps,
             threads=settings.threads,
+            sampling_rate=settings.sampling_rate,
             ended=self.scheduler.attempt_ended,
         )
         self.scheduler.connect(self.committer, self.executor, max_payload_bytes=settings.max_payload_bytes)

@@ -11,18 +11,23 @@ import queue
 import re
 import sys
 import threading
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any, Final, Self, TextIO
 
 import msgspec
 import structlog
 
-_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+from knhk.actions.registry import INVOCATION
+from knhk.domain import trace_context
+
+LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _DEFAULT_LEVEL: Final = "warning"
 _QUEUED_LINES: Final = 10_000
 _FLUSH_S: Final = 1.0
+_ID_PREFIX: Final = "wf-"
 _DEEPEST: Final = 6
+_DROPPED: Final = "log lines were dropped"
 _EXCEPTION: Final = "exc_info"  # rendered as text by a later processor, and masked after it
 MASK: Final = "********"
 _SECRET_NAME: Final = re.compile(
@@ -81,19 +86,28 @@ def configure(level: str, stream: TextIO | None = None) -> None:
 
     Raises ValueError for a level that does not exist.
     """
-    number = _LEVELS.get(level.lower())
-    if number is None:
-        raise ValueError(f"{level!r} is none of {', '.join(_LEVELS)}")
-    _OUTPUT.configure(number, stream)
+    _OUTPUT.configure(_number(level), stream)
     root = logging.getLogger()
     root.handlers = [one for one in root.handlers if not isinstance(one, _LibraryHandler)]
     root.addHandler(_LibraryHandler())
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Change how severe what is logged must be, at any time. Raises ValueError for a level that does not exist."""
+    number = _number(level)
+    _OUTPUT.least = number
     # Libraries tell every request and connection at `info`, which is only of use to somebody who looks for a fault.
-    root.setLevel(logging.INFO if number == logging.DEBUG else max(number, logging.WARNING))
+    logging.getLogger().setLevel(logging.INFO if number == logging.DEBUG else max(number, logging.WARNING))
+
+
+def level() -> str:
+    """The present level."""
+    return next(name for name, number in LEVELS.items() if number == _OUTPUT.least)
 
 
 def keep(take: Callable[[str], None]) -> None:
-    """Hand every line that is written, without its secrets, to `take` too, in the thread that writes."""
+    """Hand every line that is written, as JSON and without its secrets, to `take` too, in the thread that writes."""
     _OUTPUT.keepers.append(take)
 
 
@@ -112,27 +126,26 @@ class _Output:
     """Renders lines and hands them to the thread that writes."""
 
     def __init__(self) -> None:
-        self._lines: queue.Queue[str | threading.Event] = queue.Queue(_QUEUED_LINES)
-        self._least = _LEVELS[_DEFAULT_LEVEL]
+        self._lines: queue.Queue[tuple[str, str] | threading.Event] = queue.Queue(_QUEUED_LINES)
+        self.least = LEVELS[_DEFAULT_LEVEL]
         self._stream: TextIO | None = None
         self._thread: threading.Thread | None = None
         self._dropped = 0
-        self._chain = _chain(terminal=False)
+        self._chain = self._json_chain = _chain(terminal=False)
         self.keepers: list[Callable[[str], None]] = []
 
     def configure(self, least: int, stream: TextIO | None) -> None:
         self.flush(_FLUSH_S)
-        self._least, self._stream = least, stream
-        self._chain = _chain(terminal=_is_terminal(stream or sys.stderr))
+        self.least, self._stream = least, stream
+        self._chain = _chain(terminal=True) if _is_terminal(stream or sys.stderr) else self._json_chain
 
     def write(self, level: str, event: str, fields: dict[str, object]) -> None:
-        if _LEVELS[level] < self._least:
+        if LEVELS[level] < self.least:
             return
-        try:
-            line = self._rendered(level, event, fields)
-        except Exception as error:  # whatever a field's own __repr__ or __str__ does
-            line = self._rendered(level, str(event), {"unloggable": type(error).__name__})
-        self._put(line)
+        fields |= _trace_of(fields)
+        line = self._safely_rendered(level, event, fields, self._chain)
+        colourful = self.keepers and self._chain is not self._json_chain
+        self._put(line, self._safely_rendered(level, event, fields, self._json_chain) if colourful else "")
 
     def flush(self, timeout_s: float) -> None:
         if self._thread is None:
@@ -144,19 +157,25 @@ class _Output:
             return
         written.wait(timeout_s)
 
-    def _rendered(self, level: str, event: str, fields: dict[str, object]) -> str:
+    def _safely_rendered(self, level: str, event: str, fields: dict[str, object], chain: Iterable[Any]) -> str:
+        try:
+            return self._rendered(level, event, fields, chain)
+        except Exception as error:  # whatever a field's own __repr__ or __str__ does
+            return self._rendered(level, str(event), {"unloggable": type(error).__name__}, chain)
+
+    def _rendered(self, level: str, event: str, fields: dict[str, object], chain: Iterable[Any]) -> str:
         line: Any = {"event": event, **{("field_event" if key == "event" else key): fields[key] for key in fields}}
-        for processor in self._chain:
+        for processor in chain:
             line = processor(None, level, line)
         return line if isinstance(line, str) else str(line, "utf-8", "replace")
 
-    def _put(self, line: str) -> None:
+    def _put(self, line: str, as_json: str) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._drain, name="log-writer", daemon=True)
             self._thread.start()
             atexit.register(self.flush, _FLUSH_S)
         try:
-            self._lines.put_nowait(line)
+            self._lines.put_nowait((line, as_json))
         except queue.Full:
             self._dropped += 1
 
@@ -166,15 +185,16 @@ class _Output:
             if isinstance(item, threading.Event):
                 item.set()
                 continue
+            line, as_json = item
             if self._dropped:
                 dropped, self._dropped = self._dropped, 0
-                item = f"{item}\n{self._rendered('warning', 'log lines were dropped', {'count': dropped})}"
+                line = f"{line}\n{self._rendered('warning', _DROPPED, {'count': dropped}, self._chain)}"
             for take in self.keepers:
                 with suppress(Exception):  # a full disk: the line is still written below
-                    take(item)
+                    take(as_json or line)
             try:
                 stream = self._stream or sys.stderr
-                stream.write(f"{item}\n")
+                stream.write(f"{line}\n")
                 stream.flush()
             except Exception:  # a closed stream: there is nowhere left to say so
                 continue
@@ -192,7 +212,30 @@ class _LibraryHandler(logging.Handler):
             message = record.getMessage()
         except Exception:
             message = str(record.msg)
-        _OUTPUT.write(level if level in _LEVELS else "info", message, fields)
+        _OUTPUT.write(level if level in LEVELS else "info", message, fields)
+
+
+def _number(level: str) -> int:
+    number = LEVELS.get(level.lower())
+    if number is None:
+        raise ValueError(f"{level!r} is none of {', '.join(LEVELS)}")
+    return number
+
+
+def _trace_of(fields: Mapping[str, object]) -> dict[str, object]:
+    """The ids that lead from a line to its trace: those of the attempt that logs, or of the run that it is about."""
+    invocation = INVOCATION.get()
+    found: dict[str, object] = {}
+    if invocation is not None:
+        found = {"workflow_id": invocation.workflow_id, "step": invocation.step, "attempt": invocation.attempt}
+    named = fields.get("workflow_id", found.get("workflow_id"))
+    if isinstance(named, str) and named.startswith(_ID_PREFIX) and named[len(_ID_PREFIX) :].isdecimal():
+        number = int(named[len(_ID_PREFIX) :])
+        found["trace_id"] = trace_context.trace_id(number).hex()
+        if invocation is not None and named == invocation.workflow_id:
+            span = trace_context.attempt_span_id(number, invocation.step, invocation.attempt)
+            found["span_id"] = span.hex()
+    return {key: value for key, value in found.items() if key not in fields}
 
 
 def _chain(*, terminal: bool) -> tuple[Any, ...]:

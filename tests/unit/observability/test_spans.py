@@ -1,0 +1,117 @@
+"""Spans from receipts: times, parents, links, and what happens when nobody fetches them."""
+
+from collections.abc import Iterable
+
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from knhk.domain import event as ev
+from knhk.domain import trace_context
+from knhk.domain.event import Event, Failure
+from knhk.domain.summary import Summary, fold
+from knhk.observability import spans as module
+from knhk.observability.otlp import resource
+from knhk.observability.spans import Spans
+from tests.services.otlp import attributes
+
+FAILURE = Failure("KNHK-X", "it broke")
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def feed(spans: Spans, workflow_id: int, events: Iterable[Event], **submitted: str) -> None:
+    summary = Summary(workflow_id)
+    for event in [Event(100, ev.Submitted("name", **submitted)), Event(110, ev.Started()), *events]:  # type: ignore[arg-type]
+        fold(summary, event)
+        spans.take(summary, event, "http" if event.step else "")
+
+
+def fetched(spans: Spans) -> list[Span]:
+    made, count = spans.request(spans.fetch(), resource("node", "host"))
+    found = list(made.resource_spans[0].scope_spans[0].spans)
+    assert len(found) == count
+    return found
+
+
+def test_a_run_with_a_retry_is_a_tree() -> None:
+    spans = Spans(1.0, 100, lambda: None)
+    feed(
+        spans,
+        7,
+        [
+            Event(150, ev.StepRetrying(FAILURE, 200, started_at_ns=120), step="a", attempt=1),
+            Event(250, ev.StepCompleted(started_at_ns=200), step="a", attempt=2),
+            Event(260, ev.Completed()),
+        ],
+        traceparent=PARENT,
+    )
+    first, second, run = fetched(spans)
+    assert {span.trace_id for span in (first, second, run)} == {trace_context.trace_id(7)}
+    assert first.parent_span_id == second.parent_span_id == run.span_id == trace_context.run_span_id(7)
+    assert not run.parent_span_id
+    assert (first.start_time_unix_nano, first.end_time_unix_nano) == (120, 150)
+    assert (second.start_time_unix_nano, second.end_time_unix_nano) == (200, 250)
+    assert (run.start_time_unix_nano, run.end_time_unix_nano) == (100, 260)
+    assert first.status.code == Status.STATUS_CODE_ERROR
+    assert attributes(first)["error.type"] == "KNHK-X"
+    assert attributes(second) == {"knhk.workflow.id": "wf-7", "knhk.action": "http", "knhk.step.attempt": 2}
+    assert second.status.code == run.status.code == Status.STATUS_CODE_UNSET
+    (link,) = run.links
+    assert (link.trace_id.hex(), link.span_id.hex()) == (PARENT[3:35], PARENT[36:52])
+
+
+def test_what_a_retry_of_an_ended_run_adds_is_a_span_below_the_first() -> None:
+    spans = Spans(1.0, 100, lambda: None)
+    feed(
+        spans,
+        7,
+        [
+            Event(200, ev.Failed(FAILURE)),
+            Event(300, ev.Retried(steps=("a",))),
+            Event(400, ev.Completed()),
+        ],
+    )
+    first, again = fetched(spans)
+    assert first.status.message == "it broke"
+    assert again.parent_span_id == first.span_id != again.span_id
+    assert (again.name, again.start_time_unix_nano, again.end_time_unix_nano) == ("name (retried)", 300, 400)
+
+
+@pytest.mark.parametrize(("known", "began"), [(True, 120), (False, 500)])
+def test_a_wait_began_when_its_timer_was_set(known: bool, began: int) -> None:
+    spans = Spans(1.0, 100, lambda: None)
+    timer = [Event(120, ev.TimerSet(500), step="a", attempt=1)] if known else []  # not after a restart
+    feed(spans, 7, [*timer, Event(500, ev.StepCompleted(), step="a", attempt=1)])
+    (span,) = fetched(spans)
+    assert (span.start_time_unix_nano, span.end_time_unix_nano) == (began, 500)
+
+
+def test_sampling_takes_whole_runs_and_covenant_o_always() -> None:
+    spans = Spans(0.25, 100_000, lambda: None)
+    for workflow_id in range(400):
+        feed(spans, workflow_id, [Event(200, ev.StepCompleted(150), step="a", attempt=1), Event(210, ev.Completed())])
+    for workflow_id in range(400, 500):
+        feed(spans, workflow_id, [Event(210, ev.Completed())], covenant="O")
+    found = fetched(spans)
+    traces = {span.trace_id for span in found}
+    sampled = {trace_context.trace_id(one) for one in range(400) if trace_context.is_sampled(one, 0.25)}
+    assert traces == sampled | {trace_context.trace_id(one) for one in range(400, 500)}
+    assert len(found) == 2 * len(sampled) + 100
+
+
+def test_what_nobody_fetches_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_QUEUED", 10)
+    called: list[None] = []
+    spans = Spans(1.0, 4, lambda: called.append(None))
+    for workflow_id in range(25):
+        feed(spans, workflow_id, [Event(210, ev.Completed())])
+    assert (len(spans), spans.dropped, len(called)) == (10, 15, 1)
+    assert [len(spans.fetch()) for _ in range(4)] == [4, 4, 2, 0]
+
+
+def test_waits_that_nobody_ends_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_WAITS", 10)
+    spans = Spans(1.0, 100, lambda: None)
+    for workflow_id in range(50):
+        feed(spans, workflow_id, [Event(120, ev.TimerSet(500), step="a", attempt=1)])
+    assert fetched(spans) == []
+    assert len(spans._waits) == 10
