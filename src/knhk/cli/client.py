@@ -33,11 +33,12 @@ _BY_STATUS: Final[dict[int, type[KnhkError]]] = {
 class Client:
     """One server. Every method raises what the server answered as the error that it was there, or ServerUnreachable."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, option: str = "--server") -> None:
         parts = urlsplit(server)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidParameter(
-                f"--server: {server!r} is not a URL such as http://127.0.0.1:8080", hint="See --server and KNHK_SERVER."
+                f"{option}: {server!r} is not a URL such as http://127.0.0.1:8080",
+                hint="See --server and KNHK_SERVER, --operations and KNHK_OPERATIONS.",
             )
         self._server = server.rstrip("/")
         self._http = httpx.Client(

@@ -20,6 +20,9 @@ DataOption = Annotated[
     Path | None, typer.Option("--data", help="Data directory; by default the persistence.path of the configuration.")
 ]
 ServerOption = Annotated[str, typer.Option("--server", envvar="KNHK_SERVER", help="URL of the server's API.")]
+OperationsOption = Annotated[
+    str, typer.Option("--operations", envvar="KNHK_OPERATIONS", help="URL of the server's operations port.")
+]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Workflow id, such as wf-1234567890.")]
 InputOption = Annotated[
     list[str] | None,
@@ -34,6 +37,7 @@ PublicKeyOption = Annotated[
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept in the receipt.")]
 SERVER = "http://127.0.0.1:8080"
+OPERATIONS = "http://127.0.0.1:9090"
 
 
 def load_config(config: Path | None, *, context: typer.Context | None = None, data: Path | None = None) -> "Loaded":

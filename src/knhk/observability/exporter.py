@@ -26,6 +26,8 @@ BATCH: Final = 1_024
 """Records in one request: about 200 kB of spans, well below what collectors take, and 8 ms of work."""
 _TIMEOUT_S: Final = 10.0
 _FAREWELL_S: Final = 3.0
+_SETTLE_S: Final = 0.1
+"""What was committed at the end of a drain reaches the folds in less than this."""
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
 _ASK_AGAIN_S: Final = 600.0
@@ -93,6 +95,7 @@ class Exporter:
 
     async def stop(self) -> None:
         """Send what is there, as far as that is quick, and end."""
+        await self._clock.sleep(_SETTLE_S)
         keep_no_more(self.lines.take)
         if self._planned is not None:
             self._planned.cancel()

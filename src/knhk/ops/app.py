@@ -13,10 +13,12 @@ from litestar.exceptions import HTTPException
 from knhk.domain.errors import Conflict, KnhkError, PayloadTooLarge, Refused, Unavailable
 from knhk.domain.problems import INTERNAL, MEDIA_TYPE, problem_of, problem_of_status, retry_after
 from knhk.observability.logs import get as get_log
+from knhk.ops import log_level
 from knhk.ops.operations import Operations, all_rooms, status_of
 
 _MOST_BODY_BYTES: Final = 64 << 10
 UNCACHED: Final = {"cache-control": "no-store"}
+_HARMLESS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _SENT_BY_PAGES: Final = frozenset({"cross-site", "same-site"})
 _OTHER_SITE: Final = "Call it from a shell, or from a page that this server has delivered."
 
@@ -26,7 +28,12 @@ AnyRequest = Request[Any, Any, Any]
 def create_app(operations: Operations) -> Litestar:
     """The application on port 9090."""
     return Litestar(
-        route_handlers=[*_health_handlers(operations), _metrics_handler(operations), *_action_handlers(operations)],
+        route_handlers=[
+            *_health_handlers(operations),
+            _metrics_handler(operations),
+            *_action_handlers(operations),
+            *log_level.handlers(),
+        ],
         openapi_config=None,
         before_request=guard,
         exception_handlers=EXCEPTION_HANDLERS,
@@ -109,7 +116,7 @@ def guard(request: AnyRequest) -> None:
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length[:20]) > _MOST_BODY_BYTES:
         raise PayloadTooLarge(f"the body is longer than {_MOST_BODY_BYTES} bytes; no route here needs one")
-    if request.method == "POST" and _from_another_site(request):
+    if request.method not in _HARMLESS and _from_another_site(request):
         raise Refused(f"{request.url.path}: sent by a page of another site", hint=_OTHER_SITE)
 
 

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from knhk.bootstrap.duties import duties_of
+from knhk.bootstrap import observability
 from knhk.bootstrap.node import Node
 from knhk.config.model import Config
 
 
 async def test_duties_start_and_stop(tmp_path: Path) -> None:
     node = Node(Config.model_validate({"persistence": {"path": str(tmp_path / "data")}}))
-    duties = duties_of(node)
+    duties = observability.duties(node)
     await node.start()
     try:
         for duty in duties:

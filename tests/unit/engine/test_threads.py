@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from knhk.actions.registry import Action, Failed, Invocation, Outcome, Succeeded
+from knhk.actions.registry import INVOCATION, Action, Failed, Invocation, Outcome, Succeeded
 from knhk.domain.errors import InvalidParameter
 from knhk.domain.plan import ActionTraits
 from knhk.domain.run import RunState
@@ -28,6 +28,9 @@ class Blocking:
         return Succeeded("late")
 
     def names(self, _invocation: Invocation) -> Outcome:
+        found = INVOCATION.get()
+        assert found is not None
+        assert (found.step, found.attempt) == ("a", 1)  # what it logs can be told from what others log
         return Succeeded(threading.current_thread().name)
 
     def raises(self, invocation: Invocation) -> Outcome:

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from knhk.actions.registry import INVOCATION, Invocation
+from knhk.domain import trace_context
+from knhk.domain.expressions import Scope
 from knhk.observability import logs
 
 
@@ -177,3 +180,54 @@ def test_a_closed_stream_is_survived() -> None:
     output.configure(10, closed)
     output.write("info", "line", {})
     output.flush(1)
+
+
+def test_a_line_about_a_workflow_names_its_trace(stream: io.StringIO) -> None:
+    logs.get("knhk.test").info("halted", workflow_id="wf-5")
+    logs.get("knhk.test").info("nonsense", workflow_id="wf-x")
+    first, second = lines(stream)
+    assert first["trace_id"] == trace_context.trace_id(5).hex()
+    assert "trace_id" not in second
+
+
+def test_what_an_action_logs_names_its_attempt(stream: io.StringIO) -> None:
+    invocation = Invocation("wf-5", "w", "charge", 2, "wf-5/charge", {}, {}, Scope({}, {}, {}), 0)
+    token = INVOCATION.set(invocation)
+    try:
+        logging.getLogger("my_actions").error("card declined")
+        logs.get("knhk.test").error("about another", workflow_id="wf-6")
+    finally:
+        INVOCATION.reset(token)
+    own, other = lines(stream)
+    assert (own["workflow_id"], own["step"], own["attempt"]) == ("wf-5", "charge", 2)
+    assert own["span_id"] == trace_context.attempt_span_id(5, "charge", 2).hex()
+    assert other["trace_id"] == trace_context.trace_id(6).hex()
+    assert "span_id" not in other
+
+
+def test_the_level_changes_while_it_logs(stream: io.StringIO) -> None:
+    log = logs.get("knhk.test")
+    logs.set_level("ERROR")
+    log.info("unheard")
+    assert logs.level() == "error"
+    logs.set_level("debug")
+    log.debug("heard")
+    with pytest.raises(ValueError):
+        logs.set_level("chatty")
+    assert [line["event"] for line in lines(stream)] == ["heard"]
+
+
+def test_a_keeper_gets_json_even_from_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_is_terminal", lambda _stream: True)
+    kept: list[str] = []
+    target = io.StringIO()
+    logs.configure("info", target)
+    logs.keep(kept.append)
+    try:
+        logs.get("knhk.test").info("ready", password="hidden")
+        logs.flush()
+    finally:
+        logs.keep_no_more(kept.append)
+        logs.configure("warning")
+    assert json.loads(kept[0])["password"] == logs.MASK
+    assert not target.getvalue().startswith("{")
