@@ -2,9 +2,16 @@
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
+from pydantic import SecretStr
+
 import knhk
+from knhk.actions.registry import Invocation, Succeeded
+from knhk.actions.sql import Databases
+from knhk.config.actions_section import SqlConnection, SqlOptions
+from knhk.domain.expressions import Scope
 
 
 @knhk.action("test.append")
@@ -28,3 +35,21 @@ async def record(path: str, line: str, context: knhk.ActionContext) -> str:
     finally:
         os.close(handle)
     return line
+
+
+@knhk.action("test.charge_then_die")
+def charge_then_die(url: str, id: int, context: knhk.ActionContext) -> int:  # noqa: A002  # the column's name
+    """What `sql` does, and then the whole server dies between that commit and the step's receipt, the first time."""
+    options = SqlOptions(connections=(SqlConnection(name="shop", url=SecretStr(url)),))
+    statement = "UPDATE accounts SET charges = charges + 1 WHERE id = :id RETURNING charges"
+    params = {"connection": "shop", "statement": statement, "values": {"id": id}}
+    scope = Scope({}, {}, {})
+    done = Databases(options).run(
+        Invocation(context.workflow_id, "", context.step, 1, context.idempotency_key, params, {}, scope, context.now_ns)
+    )
+    assert isinstance(done, Succeeded), done
+    marker = Path(f"{url.removeprefix('sqlite:///')}.{id}")
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return int(done.output["rows"][0]["charges"])

@@ -20,6 +20,7 @@ from knhk.actions.registry import (
     Cancelled,
     Failed,
     Invocation,
+    Mode,
     Outcome,
     RetryLater,
     Succeeded,
@@ -110,6 +111,16 @@ def action(
     return decorate
 
 
+def as_action(name: str, function: FunctionType) -> Action:
+    """The action of a function: as `@knhk.action` made it, or else with what its annotations say.
+
+    Raises:
+        TypeError: the function cannot be an action.
+    """
+    marked = vars(function).get(MARK)
+    return marked if isinstance(marked, Action) else _build(name, function, False, "at-least-once", inline=False)
+
+
 def _build(name: str, function: FunctionType, pure: bool, guarantee: str, inline: bool) -> Action:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"action {name!r}: a generator cannot be an action; return a list")
@@ -124,9 +135,11 @@ def _build(name: str, function: FunctionType, pure: bool, guarantee: str, inline
         raise TypeError(f"action {name!r}: {error}") from error
     traits = ActionTraits(name, pure, guarantee, params_schema, output_schema)
     source = f"{function.__module__}.{function.__qualname__} (line {function.__code__.co_firstlineno})"
+    about = (inspect.getdoc(function) or "").partition("\n")[0]
     if is_async:
-        return Action(traits, "async", _async_run(name, function, arguments), source)
-    return Action(traits, "inline" if inline else "thread", _sync_run(name, function, arguments), source)
+        return Action(traits, "async", _async_run(name, function, arguments), source, about=about)
+    mode: Mode = "inline" if inline else "thread"
+    return Action(traits, mode, _sync_run(name, function, arguments), source, about=about)
 
 
 def _async_run(name: str, function: Callable[..., Any], arguments: Arguments) -> Callable[[Invocation], Any]:

@@ -40,4 +40,4 @@ def run(invocation: Invocation) -> Outcome:
 TRAITS: Final = ActionTraits(
     NAME, pure=True, guarantee="exactly-once", params_schema=schema_of(FailParams), reads_dependencies=False
 )
-ACTION: Final = Action(TRAITS, "inline", run, __name__)
+ACTION: Final = Action(TRAITS, "inline", run, __name__, about="fails on purpose")

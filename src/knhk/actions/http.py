@@ -295,4 +295,5 @@ ACTION: Final = Action(
     run,
     __name__,
     SHARED.aclose,
+    "sends a request to another system",
 )

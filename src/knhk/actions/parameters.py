@@ -8,6 +8,7 @@ from knhk.actions.registry import Failed, Invocation
 from knhk.actions.schema import to_type
 
 PARAMS_CODE: Final = "KNHK-ACTION-PARAMS"
+NOT_ALLOWED_CODE: Final = "KNHK-ACTION-NOT-ALLOWED"
 Params = TypeVar("Params", bound=msgspec.Struct)
 
 

@@ -17,5 +17,9 @@ def run(invocation: Invocation) -> Outcome:
 
 
 ACTION: Final = Action(
-    ActionTraits(NAME, pure=True, guarantee="exactly-once", reads_dependencies=False), "inline", run, __name__
+    ActionTraits(NAME, pure=True, guarantee="exactly-once", reads_dependencies=False),
+    "inline",
+    run,
+    __name__,
+    about="passes on its params",
 )

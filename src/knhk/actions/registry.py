@@ -95,7 +95,7 @@ class Action(msgspec.Struct, frozen=True):
     `mode` says how: `inline` is called directly in the event loop and must never block; `async` is awaited there;
     `thread` is called in a worker thread. `run` returns an Outcome, in mode `async` an awaitable of one. `source` is
     where it is defined, for messages. `close` frees what the action holds (connections); it is awaited once when the
-    process stops, in the loop that ran the action.
+    process stops, in the loop that ran the action. `about` says in a few words what it does.
     """
 
     traits: ActionTraits
@@ -103,6 +103,7 @@ class Action(msgspec.Struct, frozen=True):
     run: Run
     source: str = ""
     close: Callable[[], Awaitable[None]] | None = None
+    about: str = ""
 
     @property
     def name(self) -> str:

@@ -116,4 +116,4 @@ def _first_line(error: Exception) -> str:
 
 
 TRAITS: Final = ActionTraits(NAME, pure=True, guarantee="exactly-once", params_schema=schema_of(ValidateParams))
-ACTION: Final = Action(TRAITS, "inline", run, __name__)
+ACTION: Final = Action(TRAITS, "inline", run, __name__, about="checks data against a JSON Schema and rules")

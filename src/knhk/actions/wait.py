@@ -62,4 +62,4 @@ def unix_ns(text: str) -> int:
 TRAITS: Final = ActionTraits(
     NAME, pure=True, guarantee="exactly-once", params_schema=schema_of(WaitParams), reads_dependencies=False
 )
-ACTION: Final = Action(TRAITS, "inline", run, __name__)
+ACTION: Final = Action(TRAITS, "inline", run, __name__, about="lets time pass, with a durable timer")

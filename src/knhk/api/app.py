@@ -1,6 +1,6 @@
 """All other routes of the API, as a Litestar application with its OpenAPI description at /openapi.json."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import cache
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -48,10 +48,10 @@ WorkflowId = Annotated[str, PathParameter(description="Such as wf-1234567890.")]
 Reasoned = Annotated[Reason | None, Body(description="Optional: a reason, kept in the receipt.")]
 
 
-def create_app(control: Control, route: SubmitRoute, *, version: str) -> Litestar:
-    """The API as an ASGI application; `route` answers submissions."""
+def create_app(control: Control, route: SubmitRoute, *, version: str, further: Sequence[Any] = ()) -> Litestar:
+    """The API as an ASGI application; `route` answers submissions, `further` are the handlers of other files."""
     return Litestar(
-        route_handlers=[_submit_handler(route), *_read_handlers(control), *_change_handlers(control)],
+        route_handlers=[_submit_handler(route), *_read_handlers(control), *_change_handlers(control), *further],
         openapi_config=OpenAPIConfig(
             title="KNHK",
             version=version,

@@ -8,8 +8,7 @@ from typing import Any, Final
 
 import uvloop
 
-from knhk.actions import http
-from knhk.actions.registry import Registry
+from knhk.actions.catalogue import catalogue
 from knhk.bootstrap.stores import open_store
 from knhk.config import Config, Loaded
 from knhk.engine.service import Engine, Settings
@@ -29,8 +28,7 @@ class Node:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.clock = SystemClock()
-        http.SHARED.configure(config.actions)
-        self.registry = Registry.load(config.actions.modules)
+        self.registry = catalogue(config.actions)
         self.store = open_store(config)
         self.signer = Ed25519Signer.load_or_create(config.persistence.key_path, self.clock.now_ns())
         self.metrics = Metrics()

@@ -36,6 +36,7 @@ def serve(loaded: Loaded) -> int:
 
 
 async def _serve(loaded: Loaded) -> int:
+    from knhk.api.actions import action_handlers
     from knhk.api.app import create_app
     from knhk.api.fast_path import protocol_for
     from knhk.api.submit import SubmitRoute
@@ -56,7 +57,8 @@ async def _serve(loaded: Loaded) -> int:
     operations = NodeOperations(node, duties, snapshots, stopping, diagnostics)
     operations_server = diagnostics.server(operations, operations_socket)
     route = SubmitRoute(node.engine.control, config.api.max_body_bytes)
-    application = create_app(node.engine.control, route, version=__version__)
+    further = action_handlers(node.registry)
+    application = create_app(node.engine.control, route, version=__version__, further=further)
     api_server = Serving(application, api_socket, protocol_for(route))
     try:
         await diagnostics.start(_address(api_socket), _address(operations_socket))

@@ -314,7 +314,7 @@ def validate(
     """
     from msgspec import structs
 
-    from knhk.actions.registry import Registry
+    from knhk.actions.catalogue import catalogue
     from knhk.domain.compile import compile_descriptor
 
     text = read_bytes(file)
@@ -322,7 +322,7 @@ def validate(
     try:
         plan = compile_descriptor(
             text,
-            Registry.load(settings.actions.modules).traits(),
+            catalogue(settings.actions).traits(),
             max_bytes=settings.api.max_body_bytes,
             max_steps=settings.api.max_steps,
             default_timeout_ns=settings.platform.workflow_timeout_ns,

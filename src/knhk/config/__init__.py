@@ -5,12 +5,13 @@ the files that it names; writes nothing. Invariant: what `load` returns is compl
 """
 
 from knhk.config.absent import absent_sections
+from knhk.config.actions_section import Actions, PythonOptions, ShellOptions, SqlOptions
 from knhk.config.loaded import Loaded
 from knhk.config.loading import DEFAULT_FILE, load
 from knhk.config.model import Config
 from knhk.config.recovery_section import Recovery
 from knhk.config.redaction import Row, redacted
-from knhk.config.sections import Actions, Api, Observability, Persistence, Platform, RocksDbOptions
+from knhk.config.sections import Api, Observability, Persistence, Platform, RocksDbOptions
 
 __all__ = [
     "DEFAULT_FILE",
@@ -21,9 +22,12 @@ __all__ = [
     "Observability",
     "Persistence",
     "Platform",
+    "PythonOptions",
     "Recovery",
     "RocksDbOptions",
     "Row",
+    "ShellOptions",
+    "SqlOptions",
     "absent_sections",
     "load",
     "redacted",

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from knhk.config import absent, complaints, document, keys, outside
 from knhk.config.entries import Entry, Layer, Origin
+from knhk.config.keys import Shape
 from knhk.config.loaded import Loaded
 from knhk.config.model import Config
 from knhk.config.sections import data_path
@@ -59,8 +60,7 @@ def _file(path: Path | None, environ: Mapping[str, str], default_path: Path) -> 
 def _validated(layer: Layer) -> Config | None:
     """The model of the entries, or None with what is wrong among the layer's problems."""
     # Every section is there, if empty: a section's own validator, which its default would need, is never built.
-    tree: dict[str, Any] = {section: {} for section in keys.root().fields or {}}
-    tree["persistence"]["rocksdb"] = {}
+    tree = _sections(keys.root())
     for name, entry in layer.entries.items():
         *sections, key = name.split(".")
         place = tree
@@ -75,6 +75,11 @@ def _validated(layer: Layer) -> Config | None:
             if detail["type"] != "default_factory_not_called":
                 complaints.complain(detail, layer.entries, layer)
         return None
+
+
+def _sections(shape: Shape) -> dict[str, Any]:
+    """The sections inside of one, all empty."""
+    return {name: _sections(inner) for name, inner in (shape.fields or {}).items() if inner.fields is not None}
 
 
 def _error(layer: Layer, file: Path | None) -> InvalidConfiguration:

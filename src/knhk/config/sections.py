@@ -1,4 +1,4 @@
-"""The sections that this version acts on: platform, persistence, observability, api and actions.
+"""Sections that this version acts on: platform, persistence, observability and api.
 
 Single keys in them are still without effect; `absent.py` lists them.
 """
@@ -156,17 +156,3 @@ class Api(Section):
     port: Port = Field(default=8080, description="Port on which the API is served; 0 takes any free one.")
     max_body_bytes: Size = Field(default=4 * MB, gt=0, description="Largest request body; a larger one gets 413.")
     max_steps: int = Field(default=100_000, ge=1, description="Most steps that a descriptor may have.")
-
-
-class Actions(Section):
-    """What steps may do."""
-
-    modules: tuple[str, ...] = Field(default=(), description="Python modules to import, which register your actions.")
-    threads: int = Field(default=32, ge=1, le=1024, description="Threads for actions that block.")
-    http_timeout_ns: Duration = Field(
-        default=30 * SECOND, gt=0, description="Time limit of one HTTP request of an action that sets none."
-    )
-    http_connections: int = Field(default=100, ge=1, description="HTTP connections that all actions share.")
-    http_max_response_bytes: Size = Field(
-        default=4 * MB, gt=0, description="Largest HTTP response that an action reads."
-    )

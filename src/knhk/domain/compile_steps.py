@@ -127,6 +127,9 @@ class StepCompiler:
     def _traits(self, index: int, part: StepPart) -> ActionTraits:
         traits = self._actions.get(part.action)
         if traits is not None:
+            if traits.disabled:
+                message = f"the action {part.action!r} is not allowed here: {traits.disabled}"
+                self._complaints.add(message, _at(index, "action"))
             return traits
         if part.action != BLANK or not self._complaints:
             message = f"there is no action {part.action[:140]!r}"
@@ -138,6 +141,8 @@ class StepCompiler:
         if part.action == _VALIDATE and "rules" in params:
             params = self._with_rules(index, params)
         template = self.template(params, _at(index, "params"), index)
+        for place in traits.literal:
+            self._check_literal(place.split("."), params, _at(index, "params"))
         schema = traits.params_schema
         if schema is not None and not template.dynamic and not matches(schema, template.constant):
             self._check_params(index, template.constant, traits)
@@ -148,6 +153,17 @@ class StepCompiler:
     def _check_params(self, index: int, params: Any, traits: ActionTraits) -> None:
         for message, where in error_places(traits.params_schema or {}, params):
             self._complaints.add(f"action {traits.name!r}: {message}", _at(index, "params", *where))
+
+    def _check_literal(self, names: Sequence[str], value: Any, path: Path) -> None:
+        """Complain of an expression at a place that none may fill."""
+        if not names:
+            if "${{" in str(value):
+                self._complaints.add("must be written out: an expression here could turn data into code", path)
+        elif names[0] == "*" and isinstance(value, list):
+            for at, part in enumerate(value):
+                self._check_literal(names[1:], part, (*path, at))
+        elif isinstance(value, dict) and names[0] in value:
+            self._check_literal(names[1:], value[names[0]], (*path, names[0]))
 
     def _name_faults(self, value: Any, path: Path) -> bool:
         """Say where in a value each expression stands that cannot be compiled. False if there is none."""

@@ -118,7 +118,7 @@ _RETRY: Final = Object(
 _STEP: Final = Object(
     {
         "name": Field(Text(), "Unique among the steps: a letter or _, then letters, digits, _ . or -.", required=True),
-        "action": Field(Text(), "What the step does; `knhk action list` shows what there is.", required=True),
+        "action": Field(Text(), "What the step does; `knhk actions list` shows what there is.", required=True),
         "params": Field(MapOf(Value()), "What the action is given. Texts may hold ${{ CEL }}."),
         "depends_on": Field(ListOf(Text()), "Names of the steps that must have completed before."),
         "timeout": Field(Text(), f"How long one attempt may take: {_DURATION}."),

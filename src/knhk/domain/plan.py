@@ -18,7 +18,8 @@ class ActionTraits(msgspec.Struct, frozen=True):
     `pure` actions have no effect outside: running them twice gives the same answer. `guarantee` is exactly-once,
     at-least-once or at-most-once, as the API shows it. The schemas are JSON Schemas, or None where anything is allowed.
     `reads_dependencies` is false for an action that takes nothing but its params, never the outputs of the steps that
-    its step depends on; then those need not be kept for it.
+    its step depends on; then those need not be kept for it. `disabled` says why the configuration does not allow the
+    action, empty if it does. `literal` are paths of params that no expression may fill, `*` standing for every element.
     """
 
     name: str
@@ -27,6 +28,8 @@ class ActionTraits(msgspec.Struct, frozen=True):
     params_schema: Mapping[str, Any] | None = None
     output_schema: Mapping[str, Any] | None = None
     reads_dependencies: bool = True
+    disabled: str = ""
+    literal: tuple[str, ...] = ()
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 Short pure actions run right here in the loop; coroutines get a task, blocking functions a thread. An attempt ends once,
 with an outcome, by returning, raising, passing its deadline or being cancelled; what it does later is not looked at.
-All exceptions end in this file.
+All exceptions end here, or in actions/transport.py.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from knhk.actions.registry import (
     Registry,
     RetryLater,
 )
+from knhk.actions.transport import CANCELLED_CODE, normalised, run_blocking, short
 from knhk.domain import trace_context
 from knhk.domain.compile import check_schema
 from knhk.domain.errors import InvalidInput, NotFound
@@ -32,7 +33,6 @@ from knhk.engine.live import LiveRun
 from knhk.ports.environment import Clock
 
 THREAD_NAME: Final = "knhk-action"
-_LONGEST_MESSAGE: Final = 2000
 _NO_DEPENDENCIES: Final[dict[str, Any]] = {}
 
 
@@ -92,7 +92,7 @@ class Executor:
         except NotFound as error:
             return RetryLater("KNHK-ACTION-UNKNOWN", error.message)
         if action.mode == "inline":
-            return _run_inline(action, prepared)
+            return run_blocking(action, prepared)
         if len(self._running) >= self._max_concurrent:
             self._waiting.append((attempt, action, prepared))
         else:
@@ -124,12 +124,12 @@ class Executor:
         try:
             params = step.params.evaluate(scope)
         except InvalidInput as error:
-            return Failed("KNHK-STEP-PARAMS", _short(error.message))
+            return Failed("KNHK-STEP-PARAMS", short(error.message))
         schema = step.traits.params_schema
         if schema is not None and step.params.dynamic:
             problems = check_schema(schema, params, "params")
             if problems:
-                return Failed("KNHK-STEP-PARAMS", _short("; ".join(str(one) for one in problems)))
+                return Failed("KNHK-STEP-PARAMS", short("; ".join(str(one) for one in problems)))
         attempt.params = params
         run = live.run
         steps, outputs = run.plan.steps, live.outputs
@@ -179,7 +179,7 @@ class Executor:
             INVOCATION.set(invocation)  # A task has a context of its own.
             if action.mode == "thread":
                 loop = asyncio.get_running_loop()
-                run = partial(copy_context().run, _run_inline, action, invocation)
+                run = partial(copy_context().run, run_blocking, action, invocation)
                 outcome = await loop.run_in_executor(self._threads, run)
             else:
                 outcome = await action.run(invocation)  # type: ignore[misc]  # mode says that it is awaitable
@@ -188,27 +188,9 @@ class Executor:
                 return  # Its deadline passed or its run ended: nobody waits for it.
             if (current := asyncio.current_task()) is not None and current.cancelling():
                 raise  # The executor is closing: the attempt is taken up again after the restart.
-            outcome = RetryLater("KNHK-ACTION-CANCELLED", "the action cancelled itself")
+            outcome = RetryLater(CANCELLED_CODE, "the action cancelled itself")
         except Exception as error:
-            outcome = _normalise(error)
+            outcome = normalised(error)
         if not attempt.ended:
             attempt.ended = True
             self._ended(attempt, outcome)
-
-
-def _run_inline(action: Action, invocation: Invocation) -> Outcome:
-    try:
-        return action.run(invocation)  # type: ignore[return-value]  # mode says that it is no coroutine
-    except Exception as error:
-        return _normalise(error)
-
-
-def _normalise(error: Exception) -> Outcome:
-    """An exception as an outcome: bad input cannot get better, anything else may."""
-    if isinstance(error, InvalidInput):
-        return Failed(error.code, _short(error.message))
-    return RetryLater("KNHK-ACTION-ERROR", _short(f"{type(error).__name__}: {error}"))
-
-
-def _short(message: str) -> str:
-    return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Final
 
+import msgspec
+
 from knhk.domain.compile import compile_descriptor
 from knhk.domain.errors import InvalidDescriptor, JournalCorrupt
 from knhk.domain.plan import ActionTraits, Plan
@@ -16,10 +18,14 @@ _ACCEPTED: Final = b"accepted once, "
 
 
 class _WithGone(dict[str, ActionTraits]):
-    """Traits of actions, and of those that this process does not have: any params, and a promise that costs nothing."""
+    """Traits of actions, and of those that this process does not have: any params, and a promise that costs nothing.
+
+    One that is not allowed any more is read, too; it fails its step when it is run.
+    """
 
     def get(self, name: str, _default: object = None) -> ActionTraits:
-        return super().get(name) or ActionTraits(name, pure=True)
+        found = super().get(name)
+        return ActionTraits(name, pure=True) if found is None else msgspec.structs.replace(found, disabled="")
 
 
 class Plans:

@@ -10,9 +10,11 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from litestar import Litestar
 
-from knhk.actions.registry import Registry
+from knhk.actions.catalogue import catalogue
+from knhk.api.actions import action_handlers
 from knhk.api.app import create_app
 from knhk.api.submit import SubmitRoute
+from knhk.config import Actions
 from knhk.engine.service import Engine, Settings
 from knhk.persistence.memory import Faults, MemoryStore
 from knhk.platform.clock import SystemClock
@@ -26,10 +28,11 @@ class Node:
     """The engine, its application and a client of it."""
 
     def __init__(self, faults: Faults | None = None, **limits: int) -> None:
+        registry = catalogue(Actions())
         clock, store = SystemClock(), MemoryStore(faults=faults)
         self.engine = Engine(
             Settings(node_id="node-1", threads=2, **limits),
-            Registry.load(()),
+            registry,
             append=store,
             journal=store,
             projections=store,
@@ -40,7 +43,9 @@ class Node:
             rng=random.Random(7),
         )
         route = SubmitRoute(self.engine.control, MOST_BODY_BYTES)
-        self.application: Litestar = create_app(self.engine.control, route, version="5.0.0")
+        self.application: Litestar = create_app(
+            self.engine.control, route, version="5.0.0", further=action_handlers(registry)
+        )
         transport: Any = httpx.ASGITransport(self.application, raise_app_exceptions=False)  # type: ignore[arg-type]
         self.http = httpx.AsyncClient(transport=transport, base_url="http://node")
 

@@ -1,5 +1,6 @@
 """/openapi.json is a valid description of all that is there."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,8 @@ from knhk.domain.problems import MEDIA_TYPE
 from tests.unit.api.node import Node
 
 OPERATIONS = {
+    ("/actions", "get"),
+    ("/actions/{name}", "get"),
     ("/workflows", "get"),
     ("/workflows", "post"),
     ("/workflows/{workflow_id}", "get"),
@@ -62,7 +65,7 @@ def test_operations_are_complete(described: dict[str, Any]) -> None:
         assert operation["summary"], where
         assert operation["description"], where
         in_path = {one["name"] for one in operation.get("parameters", ()) if one["in"] == "path"}
-        assert in_path == ({"workflow_id"} if "{workflow_id}" in path else set()), where
+        assert in_path == set(re.findall(r"{(\w+)}", path)), where
         assert any(status.startswith("2") for status in operation["responses"]), where
         for status, response in operation["responses"].items():
             assert response["description"], where
