@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from knhk.persistence.memory import MemoryStore
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.persistence.rocksdb_options import StoreOptions
+from tests.key_rings import cipher
 
 SMALL = StoreOptions(write_buffer_size_bytes=1 << 20, block_cache_size_bytes=1 << 20, max_background_jobs=2)
 
@@ -56,3 +57,17 @@ class RocksDbBackend:
 
     def open_checkpoint(self, path: Path) -> RocksDbStore:
         return RocksDbStore.open(path, SMALL, compression=True)
+
+
+class EncryptedRocksDbBackend(RocksDbBackend):
+    name = "rocksdb-encrypted"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.keys = path / "keys"
+
+    def open(self) -> RocksDbStore:
+        return RocksDbStore.open(self.path, SMALL, compression=True, cipher=cipher(self.keys))
+
+    def open_checkpoint(self, path: Path) -> RocksDbStore:
+        return RocksDbStore.open(path, SMALL, compression=True, cipher=cipher(self.keys))

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.contract.backends import Backend, MemoryBackend, RocksDbBackend
+from tests.contract.backends import Backend, EncryptedRocksDbBackend, MemoryBackend, RocksDbBackend
 
 
-@pytest.fixture(params=[MemoryBackend, RocksDbBackend], ids=["memory", "rocksdb"])
+@pytest.fixture(params=[MemoryBackend, RocksDbBackend, EncryptedRocksDbBackend], ids=lambda one: one.name)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     return request.param(tmp_path)
 

@@ -50,6 +50,7 @@ class Node:
 
     async def start(self) -> None:
         """Take over the journal and go on with what is in it."""
+        self.store.settle_erasures()
         head = await self.store.head(PARTITION)
         if head is not None:
             # The next millisecond: ids are made of it, and those of this one are given out.

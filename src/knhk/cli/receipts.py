@@ -7,9 +7,9 @@ import typer
 
 from knhk.cli import exit_codes
 from knhk.cli.files import read_bytes, read_public_key, write_bytes
-from knhk.cli.options import ConfigOption, DataOption, IdArgument, OutputOption, PublicKeyOption, load_config
+from knhk.cli.options import ConfigOption, DataOption, IdArgument, OutputOption, PublicKeyOption
 from knhk.cli.output import Output, emit, note, print_fields, print_table
-from knhk.cli.store import reading, trust_of
+from knhk.cli.store import data_directory, reading, trust_of
 from knhk.cli.verdict import print_report, progress_bar
 from knhk.domain.errors import InvalidInput
 
@@ -25,11 +25,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-
-def data_directory(context: typer.Context, data: Path | None, config: Path | None) -> Path:
-    """--data, or else the configuration's `persistence.path`."""
-    return data if data is not None else load_config(config, context=context).config.persistence.path
 
 
 @app.command()

@@ -10,7 +10,7 @@ from knhk.cli.files import read_bytes, read_inputs
 from knhk.cli.live import display
 from knhk.cli.options import ConfigOption, InputOption, InputsOption, OutputOption, load_config
 from knhk.cli.output import Output, emit, note
-from knhk.cli.store import reading, trust_of
+from knhk.cli.store import DataDirectory, reading, trust_of
 from knhk.cli.verdict import print_report
 from knhk.cli.workflow import print_workflow
 
@@ -39,7 +39,8 @@ def run(
     descriptor, values = read_bytes(file), read_inputs(given, inputs)
     loaded = load_config(config, context=context, data=data)
     shown = _to_its_end(loaded, descriptor, values)
-    report = _verify(loaded.config.persistence.path, shown["workflow_id"])
+    persistence = loaded.config.persistence
+    report = _verify(DataDirectory(persistence.path, persistence), shown["workflow_id"])
 
     def table() -> None:
         print_workflow(shown)
@@ -83,7 +84,7 @@ def _to_its_end(loaded: "Loaded", descriptor: bytes, inputs: dict[str, Any]) -> 
     return ended
 
 
-def _verify(path: Path, workflow_id: str) -> "Report":
+def _verify(directory: DataDirectory, workflow_id: str) -> "Report":
     """Verify the run from what is on disk, as anybody else would."""
     from knhk.domain.identifier import parse
     from knhk.persistence.journal_check import verify_workflow
@@ -91,4 +92,4 @@ def _verify(path: Path, workflow_id: str) -> "Report":
     async def read(store: "RocksDbStore") -> "Report":
         return await verify_workflow(store, parse(workflow_id), await trust_of(store, None))
 
-    return reading(path, read)
+    return reading(directory, read)

@@ -5,21 +5,41 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+
+import typer
 
 from knhk.cli.files import read_public_key
+from knhk.cli.options import load_config
+from knhk.cli.output import note
 from knhk.domain.errors import NotFound
 
 if TYPE_CHECKING:
+    from knhk.config.sections import Persistence
     from knhk.persistence.rocksdb import RocksDbStore
+    from knhk.persistence.rocksdb_options import StoreOptions
     from knhk.persistence.verification import Trust
+    from knhk.security.key_ring import KeyRing
 
 Result = TypeVar("Result")
 
 
+class DataDirectory(NamedTuple):
+    """A data directory, and the settings that say where its keys are."""
+
+    path: Path
+    persistence: "Persistence"
+
+
+def data_directory(context: typer.Context, data: Path | None, config: Path | None) -> DataDirectory:
+    """--data, or else the configuration's `persistence.path`."""
+    persistence = load_config(config, context=context, data=data).config.persistence
+    return DataDirectory(persistence.path if data is None else data, persistence)
+
+
 @contextmanager
-def opened(path: Path) -> "Iterator[RocksDbStore]":
-    """The store in a data directory, as it is now.
+def opened(directory: DataDirectory) -> "Iterator[RocksDbStore]":
+    """The store in a data directory, as it is now. Without its keys, what is encrypted in it stays so.
 
     Raises:
         NotFound: there is no such directory.
@@ -27,23 +47,37 @@ def opened(path: Path) -> "Iterator[RocksDbStore]":
     """
     import asyncio
 
+    from knhk.persistence.cipher import Cipher
     from knhk.persistence.rocksdb import RocksDbStore
     from knhk.persistence.rocksdb_options import StoreOptions
 
+    path = directory.path
     if not path.exists():
         raise NotFound(
             f"there is no data directory {path}",
             hint="Name the right one with --data or the configuration, or make a new one with `knhk init`.",
         )
     options = StoreOptions(block_cache_size_bytes=64 << 20, max_background_jobs=1)
-    store = RocksDbStore.open(path, options, read_only=True)
+    cipher = Cipher(_keys(directory, options))
+    store = RocksDbStore.open(path, options, read_only=True, cipher=cipher)
     try:
         yield store
     finally:
         asyncio.run(store.close())
 
 
-def reading(path: Path, read: "Callable[[RocksDbStore], Coroutine[Any, Any, Result]]") -> Result:
+def _keys(directory: DataDirectory, options: "StoreOptions") -> "KeyRing | None":
+    from knhk.bootstrap.stores import key_ring
+    from knhk.domain.errors import EncryptionKeyUnavailable
+
+    try:
+        return key_ring(directory.persistence, options, may_create=False)
+    except EncryptionKeyUnavailable as error:
+        note(f"Without the encryption key: {error.message}")
+        return None
+
+
+def reading(directory: DataDirectory, read: "Callable[[RocksDbStore], Coroutine[Any, Any, Result]]") -> Result:
     """What a coroutine reads from the store in a data directory. Raises as `opened` does.
 
     Reading never waits for anything, so that asyncio's own handling of Ctrl-C would only come into effect at the end.
@@ -52,7 +86,7 @@ def reading(path: Path, read: "Callable[[RocksDbStore], Coroutine[Any, Any, Resu
 
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
-        with opened(path) as store:
+        with opened(directory) as store:
             return asyncio.run(read(store))
     finally:
         signal.signal(signal.SIGINT, before)

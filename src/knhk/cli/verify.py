@@ -1,6 +1,5 @@
 """`knhk verify`: is a data directory what was written? Offline, in constant memory."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,8 +7,7 @@ import typer
 from knhk.cli import exit_codes
 from knhk.cli.options import ConfigOption, DataOption, OutputOption, PublicKeyOption
 from knhk.cli.output import Output, emit
-from knhk.cli.receipts import data_directory
-from knhk.cli.store import reading, trust_of
+from knhk.cli.store import data_directory, reading, trust_of
 from knhk.cli.verdict import print_report, progress_bar
 
 if TYPE_CHECKING:
@@ -30,9 +28,11 @@ def verify(
 ) -> None:
     """Verify a data directory, offline.
 
-    Recomputes all receipts, chains, blocks and signatures. Exits 1 if anything is wrong.
+    Recomputes all receipts, chains, blocks and signatures. Without the encryption key, the hashes of encrypted receipts
+    are verified by the signed blocks, and their contents are not. Exits 1 if anything is wrong.
     """
-    path: Path = data_directory(context, data, config)
+    directory = data_directory(context, data, config)
+    path = directory.path
 
     async def read(store: "RocksDbStore") -> "Report":
         from knhk.domain.errors import Corrupt
@@ -54,7 +54,7 @@ def verify(
             report.note("corrupt", damage)
         return report
 
-    report = reading(path, read)
+    report = reading(directory, read)
     shown = {"data": str(path), "full": full, **report.to_dict()}
     emit(shown, output, lambda: print_report(report, str(path)))
     if not report.valid:

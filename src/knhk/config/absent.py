@@ -1,10 +1,9 @@
 """What this version reads but does not act on. When a part is built, its row goes.
 
 An operator who sets something must not be left to believe that it works: the server logs a sentence for each row that
-was set, and refuses to start where going on would do harm.
+was set.
 """
 
-from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from knhk.config import keys
@@ -30,15 +29,9 @@ ABSENT: Final = (
     Absent(("cluster",), "this node works alone and must have a data directory of its own"),
 )
 
-_REFUSED: Final = {
-    "persistence.encryption": "encryption is not part of this version, and data would be written in clear; "
-    "set it to false and encrypt the disk instead",
-}
-"""Switches that may not be on."""
-
 
 def has_effect(name: str) -> bool:
-    """Whether this version acts on a key, were it only by refusing it."""
+    """Whether this version acts on a key."""
     return not any(_covers(row, name) for row in ABSENT)
 
 
@@ -55,11 +48,6 @@ def absent_sections(loaded: Loaded) -> list[str]:
                 f"{', '.join(names)} (set by {', '.join(sources)}) {verb} no effect in this version: {row.consequence}"
             )
     return sentences
-
-
-def refusals(values: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """Those of the given keys whose value would do harm in this version, and why."""
-    return ((name, reason) for name, reason in _REFUSED.items() if values.get(name) is True)
 
 
 def _covers(row: Absent, name: str) -> bool:

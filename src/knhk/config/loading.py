@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from knhk.config import absent, complaints, document, keys, outside
+from knhk.config import complaints, document, keys, outside
 from knhk.config.entries import Entry, Layer, Origin
 from knhk.config.keys import Shape
 from knhk.config.loaded import Loaded
@@ -29,7 +29,7 @@ def load(
 
     Without a path the file is the one that KNHK_CONFIG names, else `default_path` if it exists, else none. Raises
     InvalidConfiguration with every problem at once: a file that cannot be read, unknown keys, bad values, variables
-    that are not set, and settings that this version must refuse because ignoring them would do harm.
+    that are not set.
     """
     file = _file(path, environ, default_path)
     layer = Layer()
@@ -39,8 +39,6 @@ def load(
     layer.absorb(outside.read_overrides(overrides, environ))
     # Not left to the model, whose default would come from the environment of this process instead of `environ`.
     layer.entries.setdefault("persistence.path", Entry(str(data_path(environ)), _DEFAULT))
-    for key, message in absent.refusals({name: entry.value for name, entry in layer.entries.items()}):
-        layer.complain(message, key, layer.entries[key].origin)
     config = _validated(layer)
     if layer.problems or config is None:
         raise _error(layer, file)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from knhk.config.values import CaseBlind, Duration, Location, Port, Section, Size
 from knhk.domain.units import MB, SECOND
@@ -38,6 +38,12 @@ def default_data_path() -> Path:
 def _keys_beside_data(given: dict[str, Any]) -> Path:
     path: Path = given["path"]
     return path.parent / "keys"
+
+
+def _names_a_key(value: str) -> str:
+    if value and not value.startswith(("file:/", "file:~", "env:", "vault:http")):  # it may be a key: not shown
+        raise ValueError("must be file:/PATH, env:NAME or vault:https://HOST/v1/transit/keys/NAME")
+    return value
 
 
 class Platform(Section):
@@ -107,11 +113,19 @@ class Persistence(Section):
     )
     key_path: Location = Field(
         default_factory=_keys_beside_data,
-        description="The directory of the keys that sign receipts. Keep it out of backups of the data.",
+        description="The directory of the keys that sign and encrypt. Keep it out of backups of the data.",
         json_schema_extra={"default": "the directory `keys` beside `persistence.path`"},
     )
     compression: bool = Field(default=True, description="Compress stored inputs and outputs.")
-    encryption: bool = Field(default=False, description="Encrypt stored inputs and outputs; `true` is refused for now.")
+    encryption: bool = Field(
+        default=False, description="Encrypt inputs, outputs, receipts, descriptors and lists at rest (AES-256-GCM)."
+    )
+    encryption_key: Annotated[str, AfterValidator(_names_a_key)] = Field(
+        default="",
+        description="Where the key is that encrypts the key ring: `file:PATH`, `env:NAME`, or "
+        "`vault:https://HOST/v1/transit/keys/NAME`; by default a file in `key_path`, made at the first start.",
+        json_schema_extra={"default": "the file `encryption.key` in `persistence.key_path`"},
+    )
     retention_days: int = Field(default=90, ge=1, description="Days for which finished workflows are kept.")
     min_free_bytes: Size = Field(
         default=64 * MB, ge=0, description="Free disk space below which no new workflow is taken."

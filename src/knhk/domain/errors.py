@@ -6,13 +6,14 @@
     ├── Refused         understood and not allowed, now or at all                       HTTP 403/429, exit 3
     │   ├── Overloaded (retryable), CovenantViolated
     ├── NotFound        no such thing                                                   HTTP 404, exit 4
-    │   ├── WorkflowNotFound, ReceiptNotFound
+    │   ├── WorkflowNotFound, ReceiptNotFound, DataErased, WorkflowPruned
     ├── Conflict        it contradicts what already happened                            HTTP 409, exit 5
     │   ├── IdempotencyConflict, IllegalTransition, Fenced, DataDirectoryInUse
     ├── Unavailable     a part is down; retry later (retryable)                         HTTP 503, exit 6
-    │   ├── StorageUnavailable, DiskFull, ShuttingDown, ServerUnreachable, Unsupported (not retryable)
+    │   ├── StorageUnavailable, DiskFull, ShuttingDown, ServerUnreachable,
+    │       Unsupported and EncryptionKeyUnavailable (not retryable)
     └── Corrupt         stored data is not what was written; halt, never retry          HTTP 500, exit 7
-        ├── ReceiptCorrupt, JournalCorrupt, BackupCorrupt
+        ├── ReceiptCorrupt, JournalCorrupt, BackupCorrupt, KeyRingCorrupt
 
 Each leaf has a stable code, a page in docs/errors.md and a hint that says what to do next.
 """
@@ -125,6 +126,16 @@ class ReceiptNotFound(NotFound):
     hint = "List a workflow's receipts with `knhk receipts show ID`."
 
 
+class DataErased(NotFound):
+    code, title = "KNHK-3010", "The data were erased"
+    hint = "The key that encrypted them was destroyed on request. Receipts stay and still verify."
+
+
+class WorkflowPruned(NotFound):
+    code, title = "KNHK-3011", "The workflow was pruned"
+    hint = "It was past `persistence.retention_days`. If it was archived, see `knhk archive show`."
+
+
 class Conflict(KnhkError):
     code, title = "KNHK-4000", "Conflict"
 
@@ -180,6 +191,12 @@ class Unsupported(Unavailable):
     hint = "docs/architecture.md lists what is built."
 
 
+class EncryptionKeyUnavailable(Unavailable):
+    code, title = "KNHK-5010", "The encryption key is not available"
+    retryable = False
+    hint = "Give the key that the data were encrypted with in `persistence.encryption_key`; see docs/encryption.md."
+
+
 class Corrupt(KnhkError):
     code, title = "KNHK-6000", "Stored data is corrupt"
 
@@ -197,3 +214,8 @@ class JournalCorrupt(Corrupt):
 class BackupCorrupt(Corrupt):
     code, title = "KNHK-6003", "A snapshot, backup or segment is not what was written"
     hint = "Nothing was changed. Take another one: `knhk backup list` shows them, `knhk backup verify` checks one."
+
+
+class KeyRingCorrupt(Corrupt):
+    code, title = "KNHK-6010", "The key ring is damaged"
+    hint = "Put back the copy of the key ring that was made after its last change; see docs/encryption.md."

@@ -23,6 +23,10 @@ NODE_PREFIX: Final = b"\x01"
 RECEIPT_PREFIX: Final = b"\x02"
 BLOCK_PREFIX: Final = b"\x03"
 NO_HASH: Final = bytes(32)
+PRUNED: Final = b""
+"""Stands for the body of a receipt of which the hash alone is kept: its run was pruned."""
+LOCKED: Final = b"\xc1"
+"""Stands for the body of a receipt that is encrypted with a key which is not at hand."""
 EMPTY_ROOT: Final = sha256(b"").digest()
 
 
@@ -68,6 +72,11 @@ class Sealed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def receipt(self) -> Receipt:
         """The decoded body. Raises msgspec.ValidationError if it is not a receipt."""
         return _RECEIPT_DECODER.decode(self.body)
+
+    @property
+    def has_body(self) -> bool:
+        """Whether there is a body to look at: neither pruned nor locked."""
+        return self.body not in (PRUNED, LOCKED)
 
     def is_intact(self) -> bool:
         """Whether the body still has the hash that was stored with it."""

@@ -45,7 +45,7 @@ class Piece:
 
     def __init__(self, live: LiveRun) -> None:
         self.live = live
-        self.slice = RunSlice(live.run.workflow_id, live.run.seq, [], [])
+        self.slice = RunSlice(live.run.workflow_id, live.run.seq, [], [], live.run.plan.department)
         self.events: list[Event] = []
 
 

@@ -12,6 +12,7 @@ import msgspec
 import zstandard
 
 from knhk.domain.errors import ReceiptCorrupt
+from knhk.domain.identifier import to_text
 from knhk.ports.append import Payload
 
 PLAIN: Final = b"\x00"
@@ -41,8 +42,17 @@ class PayloadCodec:
         return PLAIN + raw
 
 
-def decode(row: bytes) -> list[Payload]:
-    """The payloads of a row, whether compressed or not. Raises ReceiptCorrupt if the bytes are not a row."""
+def decode(row: bytes, workflow_id: int = 0) -> list[Payload]:
+    """The payloads of a row, whether compressed or not. Raises ReceiptCorrupt, naming the run, if it is not one."""
+    try:
+        return _decode(row)
+    except ReceiptCorrupt as error:
+        if workflow_id:
+            raise ReceiptCorrupt(f"{to_text(workflow_id)}: {error.message}") from error
+        raise
+
+
+def _decode(row: bytes) -> list[Payload]:
     try:
         marker = row[:1]
         if marker == PLAIN:

@@ -6,6 +6,8 @@ import msgspec
 from rocksdict import WriteBatch
 
 from knhk.domain.identifier import PARTITION_BITS, SEQUENCE_BITS
+from knhk.persistence import receipt_rows
+from knhk.persistence.cipher import Sealer, in_clear, run_path
 from knhk.persistence.codec import PayloadCodec
 from knhk.persistence.rocksdb_database import Database
 from knhk.persistence.rocksdb_keys import (
@@ -19,13 +21,14 @@ from knhk.persistence.rocksdb_keys import (
     timer_key,
 )
 from knhk.ports.append import Commit
+from knhk.ports.keys import RunPath
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _PARTITION_MASK: Final = (1 << PARTITION_BITS) - 1
 
 
-def batch_of(commit: Commit, database: Database, codec: PayloadCodec) -> WriteBatch:
-    """All rows of a commit. Reads the store only to find the payloads of erased runs."""
+def batch_of(commit: Commit, database: Database, codec: PayloadCodec, sealer: Sealer | None) -> WriteBatch:
+    """All rows of a commit, encrypted if there is a sealer. Reads the store only for the payloads of erased runs."""
     handles = database.handles
     batch = WriteBatch(raw_mode=True)
     put, encode = batch.put, _ENCODER.encode
@@ -35,20 +38,26 @@ def batch_of(commit: Commit, database: Database, codec: PayloadCodec) -> WriteBa
     for part in commit.slices:
         workflow_id = part.workflow_id
         key = pack((workflow_id >> SEQUENCE_BITS) & _PARTITION_MASK, workflow_id, part.first_seq)
-        put(key, encode(part.receipts), receipts)
+        put(key, encode(part.receipts) if sealer is None else receipt_rows.encode(part.receipts, key, sealer), receipts)
         if part.payloads:
-            put(key, codec.encode(part.payloads), payloads)
+            row = codec.encode(part.payloads)
+            if sealer is not None and workflow_id in commit.erased:  # its own key goes with this very commit
+                row = sealer.seal("payloads", key, row)
+            elif sealer is not None:
+                row = sealer.seal_for_run("payloads", key, row, part.department, workflow_id)
+            put(key, row, payloads)
     block = commit.block
     put(block_key(block.partition, block.height), encode(commit.signed), handles["blocks"])
-    _put_marks(batch, commit, database)
+    _put_marks(batch, commit, database, sealer)
     return batch
 
 
-def _put_marks(batch: WriteBatch, commit: Commit, database: Database) -> None:
+def _put_marks(batch: WriteBatch, commit: Commit, database: Database, sealer: Sealer | None) -> None:
     """Descriptors, claims, live marks and timers; what is both set and cleared ends cleared."""
     index, timers = database.handles["index"], database.handles["timers"]
     for digest, raw in commit.descriptors:
-        batch.put(DESCRIPTOR + digest, raw, index)
+        key = DESCRIPTOR + digest
+        batch.put(key, in_clear(raw) if sealer is None else sealer.seal("index", key, raw), index)
     for claim in commit.claims:
         batch.put(CLAIM + claim.key_digest, _ENCODER.encode(claim), index)
     for workflow_id in commit.live:
@@ -59,6 +68,18 @@ def _put_marks(batch: WriteBatch, commit: Commit, database: Database) -> None:
         batch.put(timer_key(at_ns, workflow_id), b"", timers)
     for at_ns, workflow_id in commit.timers_cleared:
         batch.delete(timer_key(at_ns, workflow_id), timers)
+
+
+def keys_of_erased(commit: Commit, database: Database) -> list[RunPath]:
+    """The keys that encrypt the payloads which the commit erases."""
+    found = set()
+    for workflow_id in commit.erased:
+        end = run_key(workflow_id, MAX_SEQ) + b"\x00"
+        for _, row in database.scan("payloads", run_key(workflow_id, 0), end):
+            path = run_path(row, workflow_id)
+            if path is not None:
+                found.add(path)
+    return sorted(found, key=lambda path: (path.workflow_id, path.generation))
 
 
 def _erase(batch: WriteBatch, database: Database, workflow_id: int) -> None:

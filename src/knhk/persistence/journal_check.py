@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from hashlib import sha256
 from typing import Final
 
-from knhk.domain.errors import Corrupt, WorkflowNotFound
+from knhk.domain.errors import Corrupt, DataErased, EncryptionKeyUnavailable, WorkflowNotFound
 from knhk.domain.identifier import partition_of, to_text
 from knhk.domain.receipt import Sealed, SignedBlock
-from knhk.persistence.scanner import JournalScanner
+from knhk.persistence.scanner import ERASED_ROW, LOCKED_ROW, JournalScanner
 from knhk.persistence.verification import UNDECODABLE, BlockChain, Report, RunCheck, Trust
 from knhk.ports.journal import Journal
 
@@ -244,6 +244,12 @@ async def _verify_contents(journal: Journal, check: RunCheck, report: Report) ->
     for receipt, _, slot in check.expected_payloads():
         try:
             raw = await journal.payload(check.workflow_id, receipt.seq, slot)
+        except EncryptionKeyUnavailable:
+            found[receipt.seq, LOCKED_ROW] = b""
+            continue
+        except DataErased:
+            found[receipt.seq, ERASED_ROW] = b""
+            continue
         except Corrupt as error:
             report.note("corrupt", f"{name}: {error.message}")
             continue
@@ -258,6 +264,9 @@ async def check_descriptor(journal: Journal, digest: bytes, name: str, report: R
     """Whether the descriptor with this digest is there and whole; what is wrong goes to the report."""
     try:
         text = await journal.descriptor(digest)
+    except EncryptionKeyUnavailable:
+        report.locked += 1
+        return False
     except Corrupt as error:
         report.note("corrupt", f"{name}: its descriptor {digest.hex()}: {error.message}")
         return False

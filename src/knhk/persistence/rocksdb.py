@@ -16,14 +16,25 @@ from typing import Final
 import msgspec
 from rocksdict import WriteBatch
 
-from knhk.domain.errors import Conflict, DataDirectoryInUse, JournalCorrupt, KnhkError, StorageUnavailable
+from knhk.domain.errors import (
+    Conflict,
+    DataDirectoryInUse,
+    EncryptionKeyUnavailable,
+    JournalCorrupt,
+    KnhkError,
+    StorageUnavailable,
+    WorkflowPruned,
+)
 from knhk.domain.histogram import Histogram
-from knhk.domain.receipt import Sealed, SignedBlock
-from knhk.persistence import codec
+from knhk.domain.identifier import to_text
+from knhk.domain.receipt import PRUNED, Sealed, SignedBlock
+from knhk.persistence import codec, receipt_rows
+from knhk.persistence.cipher import Cipher, in_clear, run_path
 from knhk.persistence.codec import PayloadCodec
-from knhk.persistence.commit_batch import batch_of
+from knhk.persistence.commit_batch import batch_of, keys_of_erased
 from knhk.persistence.fencing import Tip, refuse_unless_next
 from knhk.persistence.head_witness import HeadWitness
+from knhk.persistence.ring_binding import check_ring, note_ring
 from knhk.persistence.rocksdb_checkpoint import write_checkpoint
 from knhk.persistence.rocksdb_database import Counters, Database, log_bytes
 from knhk.persistence.rocksdb_errors import Stalled, translated
@@ -46,11 +57,12 @@ from knhk.persistence.rocksdb_keys import (
 )
 from knhk.persistence.rocksdb_opening import decode_signed_block, open_database
 from knhk.persistence.rocksdb_options import StoreOptions
-from knhk.persistence.rocksdb_scan import RocksDbScanner, decode_slice
+from knhk.persistence.rocksdb_scan import RocksDbScanner
 from knhk.persistence.wal_writer import WalWriter
 from knhk.ports.append import Commit, Ownership
 from knhk.ports.environment import PublicKey
 from knhk.ports.journal import Claim
+from knhk.ports.keys import RunPath
 
 STALL_PAUSE_S: Final = 0.002
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -77,12 +89,18 @@ class RocksDbStore:
         self._options = options
         self._counters = counters
         self._codec = PayloadCodec(False)
+        self.cipher = Cipher()
         self._read_only = True
         self._attach(database, heads)
 
     @classmethod
     def open(
-        cls, path: Path, options: StoreOptions | None = None, compression: bool = True, read_only: bool = False
+        cls,
+        path: Path,
+        options: StoreOptions | None = None,
+        compression: bool = True,
+        read_only: bool = False,
+        cipher: Cipher | None = None,
     ) -> "RocksDbStore":
         """Open a data directory; unless it is `read_only`, make it if there is none.
 
@@ -94,9 +112,22 @@ class RocksDbStore:
         store = cls(path, options, database, heads, counters)
         store._codec = PayloadCodec(compression)
         store._read_only = read_only
+        store.cipher = cipher or store.cipher
+        try:
+            check_ring(database, path, store.cipher.keys, must_have=not read_only)
+            if store.cipher.encrypting:
+                store.note_ring()
+        except BaseException:
+            database.close()
+            raise
         if not read_only:
             store._start_writing(heads)
         return store
+
+    def note_ring(self) -> None:
+        """Remember in the directory which key ring encrypts it, before the first row that a generation encrypts."""
+        if self.cipher.keys is not None:
+            note_ring(self._database, self.cipher.keys)
 
     def _attach(self, database: Database, heads: dict[int, Tip]) -> None:
         self._database = database
@@ -134,9 +165,10 @@ class RocksDbStore:
 
         def batch() -> WriteBatch:
             refuse_unless_next(commit, self._epoch(partition), self._tips.get(partition))
-            return batch_of(commit, self._database, self._codec)
+            return batch_of(commit, self._database, self._codec, self.cipher.sealer())
 
         self._require_writer()
+        doomed = self._intend_erasure(commit)
         await self._write(batch)
         tip = Tip(commit.block.height, commit.signed.hash())
         self._tips[partition] = tip
@@ -148,6 +180,26 @@ class RocksDbStore:
         )
         self._unsynced.append(added)
         await self._synced(added)
+        if doomed and self.cipher.keys is not None:  # before anybody is told that it is erased
+            self.cipher.keys.settle_erasure(doomed, destroy=True)
+
+    def _intend_erasure(self, commit: Commit) -> list[RunPath]:
+        """Note, before the commit, the keys that it destroys; a crash after it then does not forget them."""
+        if not commit.erased or self.cipher.keys is None:
+            return []
+        doomed = keys_of_erased(commit, self._database)
+        self.cipher.keys.intend_erasure(doomed)
+        return doomed
+
+    def settle_erasures(self) -> None:
+        """Destroy the keys whose erasure was committed before a crash; drop the notes of those that were not."""
+        keys = self.cipher.keys
+        if keys is None or not keys.pending_erasures:
+            return
+        for path in keys.pending_erasures:
+            start, end = run_key(path.workflow_id, 0), run_key(path.workflow_id, MAX_SEQ) + b"\x00"
+            rows = self._database.scan("payloads", start, end)
+            keys.settle_erasure([path], destroy=not any(run_path(row, path.workflow_id) == path for _, row in rows))
 
     async def _write(self, batch: Callable[[], WriteBatch]) -> None:
         """Write, and while RocksDB cannot keep up with its memtables, wait and write again."""
@@ -269,9 +321,10 @@ class RocksDbStore:
         for part in signed.slices:
             if self._hidden_from(part.workflow_id) <= part.first_seq:
                 continue
-            raw = self._database.get("receipts", run_key(part.workflow_id, part.first_seq))
+            key = run_key(part.workflow_id, part.first_seq)
+            raw = self._database.get("receipts", key)
             if raw is not None:
-                found += decode_slice(raw, part.workflow_id)[: part.count]
+                found += receipt_rows.decode(raw, key, part.workflow_id, self.cipher)[: part.count]
         return found
 
     async def receipts(self, workflow_id: int, from_seq: int = 0) -> list[Sealed]:
@@ -286,22 +339,26 @@ class RocksDbStore:
         for key, value in self._database.scan("receipts", start, run_key(workflow_id, hidden)):
             if not found:
                 skipped = max(0, from_seq - RUN.unpack(key)[2])
-            found += decode_slice(value, workflow_id)
+            found += receipt_rows.decode(value, key, workflow_id, self.cipher)
+        if found and not found[0].has_body:
+            raise _without_bodies(workflow_id, found[0])
         return found[skipped:] if skipped else found
 
     async def payload(self, workflow_id: int, seq: int, slot: int) -> bytes | None:
         if seq >= self._hidden_from(workflow_id):
             return None
         rows = self._database.scan_back("payloads", run_key(workflow_id, 0), run_key(workflow_id, seq + 1))
-        for _, value in rows:
-            for payload in codec.decode(value):
+        for key, value in rows:
+            for payload in codec.decode(self.cipher.open("payloads", key, value, workflow_id=workflow_id), workflow_id):
                 if payload.seq == seq and payload.slot == slot:
                     return payload.raw
             return None
         return None
 
     async def descriptor(self, digest: bytes) -> bytes | None:
-        return self._database.get("index", DESCRIPTOR + digest)
+        key = DESCRIPTOR + digest
+        raw = self._database.get("index", key)
+        return None if raw is None else self.cipher.open("index", key, raw)
 
     async def claim(self, key_digest: bytes) -> Claim | None:
         raw = self._database.get("index", CLAIM + key_digest)
@@ -333,12 +390,15 @@ class RocksDbStore:
 
         def batch() -> WriteBatch:
             made = WriteBatch(raw_mode=True)
-            runs = self._database.handles["runs"]
-            for key, value in rows.items():
+            runs, sealer = self._database.handles["runs"], self.cipher.sealer()
+            for name, value in rows.items():
+                key = prefix + name
                 if value is None:
-                    made.delete(prefix + key, runs)
+                    made.delete(key, runs)
+                elif sealer is None or not value:
+                    made.put(key, in_clear(value), runs)
                 else:
-                    made.put(prefix + key, value, runs)
+                    made.put(key, sealer.seal("runs", key, value), runs)
             made.put(CURSOR + fold.encode(), NUMBER.pack(cursor), runs)
             return made
 
@@ -346,7 +406,9 @@ class RocksDbStore:
         await self._write(batch)
 
     async def row(self, fold: str, key: bytes) -> bytes | None:
-        return self._database.get("runs", row_prefix(fold) + key)
+        full = row_prefix(fold) + key
+        raw = self._database.get("runs", full)
+        return None if raw is None else self.cipher.open("runs", full, raw)
 
     async def rows(
         self, fold: str, prefix: bytes, *, before: bytes | None = None, limit: int = 1000
@@ -357,7 +419,7 @@ class RocksDbStore:
         if before is not None:
             end = min(end, fold_prefix + before)
         rows = islice(self._database.scan_back("runs", start, end), limit)
-        return [(key[len(fold_prefix) :], value) for key, value in rows]
+        return [(key[len(fold_prefix) :], self.cipher.open("runs", key, value)) for key, value in rows]
 
     # -- Storage
 
@@ -392,7 +454,18 @@ class RocksDbStore:
 
     def scanner(self) -> RocksDbScanner:
         """Plain iterators over everything, for offline verification; close the store only when they are done."""
-        return RocksDbScanner(self._database)
+        return RocksDbScanner(self._database, self.cipher)
+
+
+def _without_bodies(workflow_id: int, first: Sealed) -> KnhkError:
+    """Why the receipts of a run cannot be given, although they are there."""
+    if first.body == PRUNED:
+        return WorkflowPruned(
+            f"{to_text(workflow_id)} was pruned: the hashes of its receipts are kept, and nothing else"
+        )
+    return EncryptionKeyUnavailable(
+        f"the receipts of {to_text(workflow_id)} are encrypted, and their key was not given"
+    )
 
 
 def _resolve(future: "asyncio.Future[None]") -> None:

@@ -2,31 +2,21 @@
 
 from collections.abc import Iterator
 
-import msgspec
-
-from knhk.domain.errors import JournalCorrupt
+from knhk.domain.errors import DataErased, EncryptionKeyUnavailable
 from knhk.domain.receipt import Sealed, SignedBlock
-from knhk.persistence import codec
+from knhk.persistence import codec, receipt_rows
+from knhk.persistence.cipher import Cipher, is_sealed
 from knhk.persistence.rocksdb_database import Database
 from knhk.persistence.rocksdb_keys import BLOCK, FAMILIES, PARTITION, RUN
 from knhk.persistence.rocksdb_opening import decode_signed_block, partitions
-
-_SLICE = msgspec.msgpack.Decoder(list[Sealed])
-
-
-def decode_slice(raw: bytes, workflow_id: int) -> list[Sealed]:
-    """The receipts of a stored slice. Raises JournalCorrupt, naming the run, if the bytes are not one."""
-    try:
-        return _SLICE.decode(raw)
-    except msgspec.DecodeError as error:
-        raise JournalCorrupt(f"receipts of wf-{workflow_id} cannot be decoded: {error}") from error
+from knhk.persistence.scanner import ERASED_ROW, LOCKED_ROW
 
 
 class RocksDbScanner:
     """Reads an open database; each iterator sees the journal as it was when the iteration began."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, cipher: Cipher) -> None:
+        self._database, self._cipher = database, cipher
 
     def partitions(self) -> list[int]:
         return partitions(self._database)
@@ -40,7 +30,7 @@ class RocksDbScanner:
                 if receipts:
                     yield current, receipts
                 current, receipts = workflow_id, []
-            receipts += decode_slice(value, workflow_id)
+            receipts += receipt_rows.decode(value, key, workflow_id, self._cipher)
         if receipts:
             yield current, receipts
 
@@ -51,12 +41,26 @@ class RocksDbScanner:
 
     def scan_payloads(self, partition: int | None = None) -> Iterator[tuple[int, int, int, bytes]]:
         for key, value in self._rows("payloads", partition):
-            _, workflow_id, _ = RUN.unpack(key)
-            for payload in sorted(codec.decode(value), key=lambda one: (one.seq, one.slot)):
+            _, workflow_id, seq = RUN.unpack(key)
+            try:
+                row = self._cipher.open("payloads", key, value, workflow_id=workflow_id)
+            except EncryptionKeyUnavailable:
+                yield workflow_id, seq, LOCKED_ROW, b""
+                continue
+            except DataErased:
+                yield workflow_id, seq, ERASED_ROW, b""
+                continue
+            for payload in sorted(codec.decode(row, workflow_id), key=lambda one: (one.seq, one.slot)):
                 yield workflow_id, payload.seq, payload.slot, payload.raw
 
     def verify_files(self) -> int:
-        return sum(1 for family in FAMILIES for _ in self._database.scan(family, b"", None))
+        count = 0
+        for family in FAMILIES:
+            for key, row in self._database.scan(family, b"", None):
+                count += 1
+                if family in ("runs", "index") and is_sealed(row) and self._cipher.keys is not None:
+                    self._cipher.open(family, key, row)  # the other families are looked at one by one anyway
+        return count
 
     def _rows(self, family: str, partition: int | None) -> Iterator[tuple[bytes, bytes]]:
         if partition is None:

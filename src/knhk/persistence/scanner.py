@@ -1,9 +1,14 @@
 """Reading a whole journal for verification, without an event loop and in constant memory."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
 from knhk.domain.receipt import Sealed, SignedBlock
+
+LOCKED_ROW: Final = -1
+"""In the place of a payload's slot: the row that begins at this receipt is encrypted, and its key is not at hand."""
+ERASED_ROW: Final = -2
+"""The same, and its key was destroyed."""
 
 
 class JournalScanner(Protocol):
@@ -22,7 +27,10 @@ class JournalScanner(Protocol):
         ...
 
     def scan_payloads(self, partition: int | None = None) -> Iterator[tuple[int, int, int, bytes]]:
-        """(workflow id, seq, slot, bytes) of each payload, the runs in the order of `scan_receipts`."""
+        """(workflow id, seq, slot, bytes) of each payload, the runs in the order of `scan_receipts`.
+
+        A row that cannot be opened is one entry, with one of the above as its slot and no bytes.
+        """
         ...
 
     def verify_files(self) -> int:

@@ -15,6 +15,7 @@ from knhk.domain.event import Kind, Submitted
 from knhk.domain.identifier import to_text
 from knhk.domain.receipt import (
     BLOCK_PREFIX,
+    LOCKED,
     NO_HASH,
     Block,
     ChainState,
@@ -23,6 +24,7 @@ from knhk.domain.receipt import (
     SignedBlock,
     merkle_root,
 )
+from knhk.persistence.scanner import ERASED_ROW, LOCKED_ROW
 from knhk.ports.environment import PublicKey
 
 INPUT: Final = 0
@@ -62,9 +64,11 @@ class Trust(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct):
     """What a verification found. Counts are of receipts, except `blocks`, `workflows`, and `missing`.
 
-    `missing` counts receipts, blocks, payloads and descriptors that must be there and are not. `problems` names the
-    first hundred different ones of `problem_count`. Time reversals alone do not make a journal invalid: the chain
-    proves the order of what happened, the clock of a machine does not.
+    `missing` counts receipts, blocks, payloads and descriptors that must be there and are not. `locked` counts the
+    receipts, rows of payloads and descriptors that are encrypted with a key which is not at hand: of such a receipt the
+    hash alone was verified, by the signed block that has it. `problems` names the first hundred different ones of
+    `problem_count`. Time reversals alone do not make a journal invalid: the chain proves the order of what happened,
+    the clock of a machine does not.
     """
 
     total_count: int = 0
@@ -74,6 +78,7 @@ class Report(msgspec.Struct):
     time_reversals: int = 0
     missing: int = 0
     corrupt: int = 0
+    locked: int = 0
     blocks: int = 0
     workflows: int = 0
     problem_count: int = 0
@@ -121,11 +126,19 @@ class RunCheck:
         self.faulty: set[bytes] = set()
         self.receipts: list[tuple[Receipt, bytes]] = []
         self.gap = 0
+        self.locked = False
+        self.key_destroyed = False
 
     def chain(self, sealed: list[Sealed]) -> None:
-        """Hash, form, position and predecessor of each receipt."""
+        """Hash, form, position and predecessor of each receipt whose body can be had."""
         state = ChainState(self.workflow_id)
         for one in sealed:
+            if one.body == LOCKED:
+                self._report.locked += 1
+                self.locked = True
+                self.faulty.add(one.hash)  # not verified: its block proves the hash, nobody the contents
+                state.next_seq, state.previous_hash = state.next_seq + 1, one.hash
+                continue
             expected = state.next_seq
             for fault in state.check(one):
                 self._report.note(fault.what, f"{to_text(self.workflow_id)}: {fault.message}", 0)
@@ -146,9 +159,11 @@ class RunCheck:
         """Each payload that must be stored, as the receipt, the receipt's hash and the slot.
 
         Outputs always; the inputs of the run unless there were none; the inputs of steps under covenant O. After
-        `payload.erased` nothing needs to be there.
+        `payload.erased` nothing needs to be there, nor if the key was destroyed; of locked receipts nobody can tell.
         """
-        if not self.receipts or any(receipt.kind == Kind.PAYLOAD_ERASED for receipt, _ in self.receipts):
+        if not self.receipts or self.locked or self.key_destroyed:
+            return
+        if any(receipt.kind == Kind.PAYLOAD_ERASED for receipt, _ in self.receipts):
             return
         observed = _covenant(self.receipts[0][0]) == "O"
         for receipt, receipt_hash in self.receipts:
@@ -162,7 +177,13 @@ class RunCheck:
         """The digests of the stored payloads, by seq and slot, against those in the receipts."""
         name = to_text(self.workflow_id)
         by_seq = {receipt.seq: (receipt, receipt_hash) for receipt, receipt_hash in self.receipts}
+        for _, slot in found:
+            self._report.locked += slot == LOCKED_ROW
+            self.key_destroyed |= slot == ERASED_ROW
+            self.locked |= slot == LOCKED_ROW
         for (seq, slot), digest in found.items():
+            if slot in (LOCKED_ROW, ERASED_ROW) or self.locked:
+                continue
             receipt, receipt_hash = by_seq.get(seq, (None, b""))
             if receipt is None:
                 self._report.note("corrupt", f"{name}: there is a payload of receipt {seq}, which does not exist")

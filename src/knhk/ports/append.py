@@ -27,12 +27,16 @@ class Payload(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class RunSlice(msgspec.Struct, frozen=True):
-    """What one run adds to the journal in one commit: consecutive receipts and their payloads."""
+    """What one run adds to the journal in one commit: consecutive receipts and their payloads.
+
+    Stores that encrypt take the keys of the run's department for its payloads.
+    """
 
     workflow_id: int
     first_seq: int
     receipts: list[Sealed]
     payloads: list[Payload]
+    department: str = ""
 
 
 class Commit(msgspec.Struct, frozen=True):

@@ -4,7 +4,6 @@ The file `signing.pem` holds an Ed25519 private key (PKCS #8, PEM). A key's id i
 SHA-256 of its 32 raw public bytes. The public half is registered in the journal before the key signs its first block.
 """
 
-import os
 import stat
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from knhk.domain.errors import InvalidConfiguration
 from knhk.ports.environment import PublicKey
+from knhk.security.files import write_private
 
 KEY_FILE: Final = "signing.pem"
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
@@ -88,15 +88,4 @@ def _write_new(path: Path, private: Ed25519PrivateKey) -> None:
     pem = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    write_private(path, pem)

@@ -40,7 +40,25 @@ class Writer:
         self._ends: dict[int, tuple[int, bytes]] = {}
         self._slices: dict[int, RunSlice] = {}
         self._erased: list[int] = []
-        self._height, self._offset, self._block_hash = 0, 0, NO_HASH
+        self.epoch, self._height, self._offset, self._block_hash = 1, 0, 0, NO_HASH
+
+    @classmethod
+    async def resumed(cls, store: Append) -> "Writer":
+        """One that goes on with the blocks of a store."""
+        ownership = await store.acquire(0)
+        assert ownership.head is not None
+        writer, block = cls(store), ownership.head.block()
+        writer.epoch, writer._height, writer._offset = (
+            ownership.epoch,
+            block.height + 1,
+            block.first_offset + block.count,
+        )
+        writer._block_hash, writer.clock_ns = ownership.head.hash(), block.at_ns
+        return writer
+
+    def go_on(self, run: int, receipts: list[Sealed]) -> None:
+        """Add further receipts of a run after these."""
+        self._ends[run] = (len(receipts), receipts[-1].hash)
 
     def add(
         self,
@@ -76,7 +94,7 @@ class Writer:
         hashes = [one.hash for part in slices for one in part.receipts]
         block = Block(
             0,
-            1,
+            self.epoch,
             self._height,
             self._offset,
             len(hashes),

@@ -77,6 +77,7 @@ def test_what_was_written_verifies() -> None:
         "time_reversals": 0,
         "missing": 0,
         "corrupt": 0,
+        "locked": 0,
         "blocks": 5,
         "workflows": 4,
         "problem_count": 0,

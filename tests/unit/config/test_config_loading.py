@@ -142,7 +142,7 @@ platform:
   tick: 5ms
   tick: 6ms
 persistence:
-  encryption: true
+  encryption: maybe
   min_free: 64
   compression:
   path: ""
@@ -165,8 +165,7 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
         "line 7, column 14: platform.log_level: must be debug, info, warning, error or critical, not 'warn' "
         "(did you mean 'warning'?)",
         "line 9, column 3: platform.tick: stands twice; the first is in line 8",
-        "line 11, column 3: persistence.encryption: encryption is not part of this version, and data would be written "
-        "in clear; set it to false and encrypt the disk instead",
+        "line 11, column 15: persistence.encryption: must be true or false, not 'maybe'",
         "line 12, column 13: persistence.min_free: 64 has no unit: write 64MB, or use B, KB, GB or TB",
         "line 13, column 15: persistence.compression: has no value; give it one, or remove the key",
         "line 14, column 9: persistence.path: a path cannot be empty",
@@ -251,14 +250,20 @@ def test_rocksdb_options_may_stand_inline_and_in_variables(tmp_path: Path) -> No
     assert (options.bloom_filter_bits, options.max_background_jobs, options.compression) == (5, 4, "snappy")
 
 
-def test_encryption_is_refused_wherever_it_is_asked_for() -> None:
-    for environ, overrides in (
-        ({**HOME, "KNHK_PERSISTENCE_ENCRYPTION": "true"}, {}),
-        (HOME, {"persistence.encryption": True}),
+def test_the_key_that_encrypts_is_a_file_a_variable_or_a_key_of_vault(tmp_path: Path) -> None:
+    for source in (
+        "",
+        "file:/etc/knhk/encryption.key",
+        "env:KNHK_KEK",
+        "vault:https://vault:8200/v1/transit/keys/knhk",
     ):
-        with pytest.raises(InvalidConfiguration, match="1 problem") as caught:
-            load(None, environ, overrides, default_path=NOWHERE)
-        assert "written in clear" in str(caught.value.problems[0])
+        text = f'persistence: {{encryption: true, encryption_key: "{source}"}}'
+        assert load_text(tmp_path, text, HOME).config.persistence.encryption_key == source
+    for source in ("s3cret", "kms:x", "file:"):
+        with pytest.raises(InvalidConfiguration) as caught:
+            load_text(tmp_path, f'persistence: {{encryption_key: "{source}"}}', HOME)
+        assert "encryption_key" in str(caught.value.problems[0])
+        assert "s3cret" not in str(caught.value.problems[0])
 
 
 def test_lists_come_from_variables_and_overrides() -> None:
