@@ -18,6 +18,7 @@ _STEP_STATES: Final = {
     "step.completed": "completed",
     "step.failed": "failed",
     "step.retrying": "retrying",
+    "step.skipped": "skipped",
     "timer.set": "waiting",
 }
 _RUN_STATES: Final = {

@@ -23,6 +23,8 @@ _STYLES: Final = {
     "failed": "red",
     "timed_out": "red",
     "cancelled": "magenta",
+    "skipped": "dim",
+    "compensated": "magenta",
 }
 
 

@@ -9,24 +9,22 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final
 
-import msgspec
-
-from knhk.domain.compile_steps import NAME, Reading, StepCompiler
+from knhk.domain.block_scope import EVERYWHERE, BlockScope
+from knhk.domain.compile_steps import NAME, StepCompiler
+from knhk.domain.compile_values import ONCE, ValueCompiler
 from knhk.domain.complaints import Complaints, Path
 from knhk.domain.covenants import check_covenant
 from knhk.domain.descriptor import Descriptor, MetadataPart, SpecPart, parse
 from knhk.domain.descriptor_shape import BLANK
 from knhk.domain.document import read
-from knhk.domain.graph import Ancestors, Graph, build
 from knhk.domain.inputs import check_inputs, compile_inputs, declared_names
 from knhk.domain.json_schemas import check_schema, schema_fault
-from knhk.domain.plan import ActionTraits, Invariant, Output, Plan, Step
+from knhk.domain.plan import ActionTraits, Invariant, Output, Plan
 
 MAX_TEXT: Final = 255
 """The longest name, department, cost center and label, in characters."""
 MAX_LABELS: Final = 64
 _RESOURCES: Final = frozenset({"resources"})
-_EVERYWHERE: Final = -1
 
 
 def compile_descriptor(
@@ -71,20 +69,19 @@ class _Compiler:
 
     def __init__(self, actions: Mapping[str, ActionTraits], complaints: Complaints) -> None:
         self._complaints = complaints
-        self._steps = StepCompiler(actions, complaints)
+        self._values = ValueCompiler(complaints)
+        self._steps = StepCompiler(actions, complaints, self._values)
 
     def plan(self, digest: bytes, descriptor: Descriptor, default_timeout_ns: int) -> Plan:
-        metadata, spec, compiler = descriptor.metadata, descriptor.spec, self._steps
+        metadata, spec = descriptor.metadata, descriptor.spec
         self._check_metadata(metadata)
-        default = compiler.policies(spec)
-        index_of = compiler.names(spec.steps)
-        graph = build(compiler.dependencies(spec.steps, index_of))
-        steps = [compiler.step(index, part, graph, default) for index, part in enumerate(spec.steps)]
         inputs_schema = compile_inputs(spec.inputs, self._complaints)
-        outputs = self._outputs(spec.outputs) if spec.outputs else ()
-        invariants = self._invariants(spec) if spec.invariants else ()
-        self._check_cycles(graph, steps)
-        self._check_readings(index_of, graph, steps, declared_names(inputs_schema))
+        scope = BlockScope(spec.steps, ("spec", "steps"))
+        self._steps.default = self._values.policy(spec.retries, spec.retry, ("spec",), scope, EVERYWHERE) or ONCE
+        steps = self._steps.block(scope)
+        outputs = self._outputs(spec.outputs, scope) if spec.outputs else ()
+        invariants = self._invariants(spec, scope) if spec.invariants else ()
+        scope.check(declared_names(inputs_schema), self._complaints)
         plan = Plan(
             digest=digest,
             name=metadata.name,
@@ -93,8 +90,7 @@ class _Compiler:
             labels=metadata.labels or {},
             covenant=spec.covenant or "Sigma",
             timeout_ns=default_timeout_ns if spec.timeout is None else self._timeout(spec.timeout),
-            steps=self._with_kept(steps),
-            index_of=index_of,
+            root=self._steps.finish(scope, steps),
             inputs_schema=inputs_schema,
             outputs=outputs,
             invariants=invariants,
@@ -104,7 +100,7 @@ class _Compiler:
         return plan
 
     def _timeout(self, text: str) -> int:
-        return self._steps.duration(text, ("spec", "timeout"))
+        return self._values.duration(text, ("spec", "timeout"))
 
     def _check_metadata(self, metadata: MetadataPart) -> None:
         if not metadata.name and not self._complaints:
@@ -123,7 +119,7 @@ class _Compiler:
             return
         self._complaints.add(f"at most {MAX_TEXT} printable characters are allowed", path)
 
-    def _outputs(self, declared: dict[str, Any]) -> tuple[Output, ...]:
+    def _outputs(self, declared: dict[str, Any], scope: BlockScope) -> tuple[Output, ...]:
         outputs: list[Output] = []
         for name, value in declared.items():
             path: Path = ("spec", "outputs", name)
@@ -135,7 +131,7 @@ class _Compiler:
                 if schema is not None:
                     self._check_output_schema(schema, (*path, "schema"))
                 path = (*path, "value")
-            outputs.append(Output(name, self._steps.template(value, path, _EVERYWHERE), schema))
+            outputs.append(Output(name, self._values.template(value, path, scope, EVERYWHERE), schema))
         return tuple(outputs)
 
     def _check_output_schema(self, schema: Any, path: Path) -> None:
@@ -144,7 +140,7 @@ class _Compiler:
         elif fault := schema_fault(schema):
             self._complaints.add(f"not a usable JSON Schema: {fault}", path)
 
-    def _invariants(self, spec: SpecPart) -> tuple[Invariant, ...]:
+    def _invariants(self, spec: SpecPart, scope: BlockScope) -> tuple[Invariant, ...]:
         invariants: list[Invariant] = []
         names: set[str] = set()
         for at, entry in enumerate(spec.invariants or ()):
@@ -158,49 +154,10 @@ class _Compiler:
             if name in names:
                 self._complaints.add(f"there are two invariants {name[:140]!r}", ("spec", "invariants", at))
             names.add(name)
-            condition = self._steps.condition(source, path, _RESOURCES, _EVERYWHERE)
+            condition = self._values.condition(source, path, scope, EVERYWHERE, _RESOURCES)
             if condition is not None:
                 invariants.append(Invariant(name.strip(), condition))
         return tuple(invariants)
-
-    def _check_cycles(self, graph: Graph, steps: list[Step]) -> None:
-        for cycle in graph.cycles:
-            names = [steps[index].name for index in cycle]
-            shown = names if len(names) <= 20 else [*names[:10], "...", *names[-9:]]
-            message = f"steps depend on each other in a cycle: {' -> '.join([*shown, names[0]])}"
-            self._complaints.add(message, ("spec", "steps", cycle[0], "depends_on"))
-
-    def _check_readings(
-        self, index_of: dict[str, int], graph: Graph, steps: list[Step], inputs: frozenset[str] | None
-    ) -> None:
-        ancestors = Ancestors(graph)
-        for reading in self._steps.readings:
-            if inputs is not None and not reading.inputs <= inputs:
-                for name in sorted(reading.inputs - inputs):
-                    self._complaints.add(f"there is no input {name[:140]!r}", reading.path, name, inputs)
-            for name in sorted(reading.steps):
-                other = index_of.get(name)
-                if other is None:
-                    self._complaints.add(f"there is no step {name[:140]!r}", reading.path, name, index_of)
-                    continue
-                self._steps.kept.add(other)
-                if not graph.cycles and reading.reader != _EVERYWHERE:
-                    self._check_order(reading, other, steps, ancestors)
-
-    def _check_order(self, reading: Reading, other: int, steps: list[Step], ancestors: Ancestors) -> None:
-        if not ancestors.has(reading.reader, other):
-            name = steps[other].name
-            self._complaints.add(
-                f"reads the output of step {name!r} without depending on it; add {name!r} to depends_on"
-                if other != reading.reader
-                else "a step cannot read its own output",
-                reading.path,
-            )
-
-    def _with_kept(self, steps: list[Step]) -> tuple[Step, ...]:
-        for index in self._steps.kept:
-            msgspec.structs.force_setattr(steps[index], "keep_output", True)  # nobody else has seen it yet
-        return tuple(steps)
 
 
 __all__ = ["check_inputs", "check_schema", "compile_descriptor"]

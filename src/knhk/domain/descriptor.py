@@ -26,7 +26,7 @@ from knhk.domain.descriptor_shape import (
     Value,
     check,
 )
-from knhk.domain.plan import CovenantName, Semantics
+from knhk.domain.plan import CovenantName, EndState, Semantics
 
 MAX_RETRIES: Final = 1000
 COVENANTS: Final = ("O", "Sigma", "Q", "Pi", "MAPEK", "Chatman")
@@ -49,13 +49,21 @@ class RetryPart(msgspec.Struct, forbid_unknown_fields=True):
     except_when: str | None = None
 
 
+class DependencyPart(msgspec.Struct, forbid_unknown_fields=True):
+    """One of `depends_on` that says in which end states of the other step this one runs."""
+
+    step: str
+    on: list[EndState] | None = None
+
+
 class StepPart(msgspec.Struct, forbid_unknown_fields=True):
     """One of `spec.steps`."""
 
     name: str
     action: str
     params: dict[str, Any] | None = None
-    depends_on: list[str] | None = None
+    depends_on: list[str | DependencyPart] | None = None
+    when: str | None = None
     timeout: str | None = None
     retry: RetryPart | None = None
     retries: Retries | None = None
@@ -115,12 +123,25 @@ _RETRY: Final = Object(
         "except_when": Field(Text(), "CEL over `error`: do not retry if it holds."),
     }
 )
+_DEPENDENCY: Final = Object(
+    {
+        "step": Field(Text(), "The name of the step.", required=True),
+        "on": Field(
+            ListOf(Choice(("completed", "failed", "skipped"))),
+            "How it may have ended for this step to run. Default [completed].",
+        ),
+    }
+)
 _STEP: Final = Object(
     {
         "name": Field(Text(), "Unique among the steps: a letter or _, then letters, digits, _ . or -.", required=True),
         "action": Field(Text(), "What the step does; `knhk actions list` shows what there is.", required=True),
         "params": Field(MapOf(Value()), "What the action is given. Texts may hold ${{ CEL }}."),
-        "depends_on": Field(ListOf(Text()), "Names of the steps that must have completed before."),
+        "depends_on": Field(
+            ListOf(Either(Text(), _DEPENDENCY)),
+            "The steps that must have ended before: names of those that must have completed, or {step, on}.",
+        ),
+        "when": Field(Text(), "CEL over inputs, steps and run: the step is skipped if it does not hold."),
         "timeout": Field(Text(), f"How long one attempt may take: {_DURATION}."),
         "retry": Field(_RETRY, "How failed attempts are repeated."),
         "retries": Field(Integer(0, MAX_RETRIES), "How many more attempts there are after one that failed."),
@@ -186,4 +207,4 @@ def parse(value: Any, complaints: Complaints) -> Descriptor | None:
         return None
 
 
-__all__ = ["SHAPE", "Descriptor", "InvariantPart", "RetryPart", "SpecPart", "StepPart", "parse"]
+__all__ = ["SHAPE", "DependencyPart", "Descriptor", "InvariantPart", "RetryPart", "SpecPart", "StepPart", "parse"]

@@ -33,6 +33,7 @@ class Kind(StrEnum):
     STEP_COMPLETED = "step.completed"
     STEP_FAILED = "step.failed"
     STEP_RETRYING = "step.retrying"
+    STEP_SKIPPED = "step.skipped"
     TIMER_SET = "timer.set"
     TIMER_FIRED = "timer.fired"
     PAYLOAD_ERASED = "payload.erased"
@@ -128,6 +129,12 @@ class StepRetrying(Detail, frozen=True, gc=False):
     started_at_ns: int = 0
 
 
+class StepSkipped(Detail, frozen=True, gc=False):
+    """The step is not run. `reason` is `when` if its condition does not hold, `dependency` if one ended otherwise."""
+
+    reason: str = ""
+
+
 class TimerSet(Detail, frozen=True, gc=False):
     fire_at_ns: int
 
@@ -156,6 +163,7 @@ AnyDetail = (
     | StepCompleted
     | StepFailed
     | StepRetrying
+    | StepSkipped
     | TimerSet
     | TimerFired
     | PayloadErased
@@ -175,6 +183,7 @@ DETAILS: Final[dict[Kind, type[Detail]]] = {
     Kind.STEP_COMPLETED: StepCompleted,
     Kind.STEP_FAILED: StepFailed,
     Kind.STEP_RETRYING: StepRetrying,
+    Kind.STEP_SKIPPED: StepSkipped,
     Kind.TIMER_SET: TimerSet,
     Kind.TIMER_FIRED: TimerFired,
     Kind.PAYLOAD_ERASED: PayloadErased,

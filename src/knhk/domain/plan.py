@@ -7,6 +7,7 @@ import msgspec
 
 from knhk.domain.expressions import Condition, Template
 
+EndState = Literal["completed", "failed", "skipped"]
 Semantics = Literal["at_least_once", "at_most_once"]
 CovenantName = Literal["O", "Sigma", "Q", "Pi", "MAPEK", "Chatman"]
 NEVER: Final = 0
@@ -57,10 +58,15 @@ class Invariant(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One node of the DAG. `depends_on` and `dependents` are indexes into Plan.steps; timeouts 0 mean none.
+    """One node of a block's DAG. `depends_on` and `dependents` are indexes into Block.steps; timeouts 0 mean none.
 
     `keep_output` says whether another step, an output or an invariant reads this step's output, so that a running
-    workflow holds in memory only the values that it will need.
+    workflow holds in memory only the values that it will need. `given` are the names of the steps whose outputs the
+    action is given.
+
+    `accepts` says, for a dependency by its index, in which end states it lets this step run; one that is not in it must
+    have completed. `failure_is_handled`: the failure of this step is not that of its block, because
+    `continue_on_error` is set or a dependent waits for it.
     """
 
     index: int
@@ -75,6 +81,38 @@ class Step(msgspec.Struct, frozen=True):
     semantics: Semantics
     keep_output: bool
     output_schema: Mapping[str, Any] | None = None
+    given: tuple[str, ...] = ()
+    when: Condition | None = None
+    accepts: Mapping[int, frozenset[EndState]] = {}
+    continue_on_error: bool = False
+    failure_is_handled: bool = False
+
+
+class Block(msgspec.Struct, frozen=True):
+    """A DAG of steps that is run as a whole: that of the workflow, or one inside a step.
+
+    `waits_for` is how many dependencies each step has, `first` are the steps that have none, `last` those on which no
+    other depends. `plain`: every dependency must have completed and every failure is the block's, as in most.
+    """
+
+    steps: tuple[Step, ...]
+    index_of: Mapping[str, int]
+    waits_for: tuple[int, ...]
+    first: tuple[int, ...]
+    last: tuple[int, ...]
+    plain: bool
+
+
+def block_of(steps: tuple[Step, ...]) -> Block:
+    """The block of these steps, each of which is at its index."""
+    return Block(
+        steps,
+        {step.name: step.index for step in steps},
+        tuple([len(step.depends_on) for step in steps]),
+        tuple([step.index for step in steps if not step.depends_on]),
+        tuple([step.index for step in steps if not step.dependents]),
+        not any(step.accepts or step.failure_is_handled for step in steps),
+    )
 
 
 class Output(msgspec.Struct, frozen=True):
@@ -95,11 +133,20 @@ class Plan(msgspec.Struct, frozen=True):
     labels: Mapping[str, str]
     covenant: CovenantName
     timeout_ns: int
-    steps: tuple[Step, ...]
-    index_of: Mapping[str, int]
+    root: Block
     inputs_schema: Mapping[str, Any] | None
     outputs: tuple[Output, ...]
     invariants: tuple[Invariant, ...]
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps of the workflow itself."""
+        return self.root.steps
+
+    @property
+    def index_of(self) -> Mapping[str, int]:
+        """Where in `steps` each of them stands, by name."""
+        return self.root.index_of
 
     def action_of(self, step: str) -> str:
         """The action of the step with a path, empty if there is no such step."""

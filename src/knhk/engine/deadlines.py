@@ -17,7 +17,7 @@ _SLACK: Final = 1024
 
 
 class Deadlines:
-    """Calls `due(key)` once the time of a key has come. Keys are (workflow id, step index, or RUN, or WAKE)."""
+    """Calls `due(key)` once the time of a key has come. Keys are (workflow id, step position, or RUN, or WAKE)."""
 
     def __init__(self, clock: Clock, due: Callable[[Key], None]) -> None:
         self._clock, self._due = clock, due

@@ -27,6 +27,7 @@ from knhk.actions.transport import CANCELLED_CODE, normalised, run_blocking, sho
 from knhk.domain import trace_context
 from knhk.domain.compile import check_schema
 from knhk.domain.errors import InvalidInput, NotFound
+from knhk.domain.frame import Frame
 from knhk.domain.identifier import to_text
 from knhk.domain.plan import Step
 from knhk.engine.live import LiveRun
@@ -37,12 +38,31 @@ _NO_DEPENDENCIES: Final[dict[str, Any]] = {}
 
 
 class Attempt:
-    """One attempt at one step while it is under way. `params` is what the action was given."""
+    """One attempt at one step while it is under way. `params` is what the action was given.
 
-    __slots__ = ("deadline_ns", "ended", "live", "number", "params", "started_at_ns", "step", "task")
+    `position` is the step's in the run, `path` what receipts call it.
+    """
 
-    def __init__(self, live: LiveRun, step: Step, number: int, started_at_ns: int) -> None:
-        self.live, self.step, self.number = live, step, number
+    __slots__ = (
+        "deadline_ns",
+        "ended",
+        "frame",
+        "index",
+        "live",
+        "number",
+        "params",
+        "path",
+        "position",
+        "started_at_ns",
+        "step",
+        "task",
+    )
+
+    def __init__(self, live: LiveRun, frame: Frame, index: int, number: int, started_at_ns: int) -> None:
+        self.live, self.frame, self.index, self.number = live, frame, index, number
+        self.step: Step = frame.step(index)
+        self.path = frame.path(index)
+        self.position = frame.first_position + index
         self.started_at_ns = started_at_ns
         self.deadline_ns = 0
         self.params: Any = None
@@ -120,7 +140,7 @@ class Executor:
 
     def _prepare(self, attempt: Attempt) -> Invocation | Outcome:
         live, step = attempt.live, attempt.step
-        scope = live.scope
+        scope = live.scope_at(attempt.frame, attempt.index)
         try:
             params = step.params.evaluate(scope)
         except InvalidInput as error:
@@ -132,20 +152,16 @@ class Executor:
                 return Failed("KNHK-STEP-PARAMS", short("; ".join(str(one) for one in problems)))
         attempt.params = params
         run = live.run
-        steps, outputs = run.plan.steps, live.outputs
+        outputs = scope.outputs
         workflow_id = to_text(run.workflow_id)
         return Invocation(
             workflow_id=workflow_id,
             workflow_name=run.plan.name,
-            step=step.name,
+            step=attempt.path,
             attempt=attempt.number,
-            idempotency_key=f"{workflow_id}/{step.name}",
+            idempotency_key=f"{workflow_id}/{attempt.path}",
             params=params,
-            dependencies=(
-                {steps[one].name: outputs.get(steps[one].name) for one in step.depends_on}
-                if step.traits.reads_dependencies
-                else _NO_DEPENDENCIES
-            ),
+            dependencies={name: outputs.get(name) for name in step.given} if step.given else _NO_DEPENDENCIES,
             scope=scope,
             now_ns=attempt.started_at_ns,
             traceparent=self._traceparent(attempt),
@@ -158,7 +174,7 @@ class Executor:
         if rate is None or step.traits.pure:
             return run.submitted.traceparent if run.submitted is not None else ""
         covenant = run.plan.covenant
-        return trace_context.attempt_context(run.workflow_id, step.name, attempt.number, rate, covenant).header()
+        return trace_context.attempt_context(run.workflow_id, attempt.path, attempt.number, rate, covenant).header()
 
     def _launch(self, attempt: Attempt, action: Action, invocation: Invocation) -> None:
         task = asyncio.create_task(self._perform(attempt, action, invocation), name=invocation.idempotency_key)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from knhk.domain.expressions import Scope
+from knhk.domain.frame import Frame
 from knhk.domain.identifier import to_text
 from knhk.domain.receipt import NO_HASH
 from knhk.domain.run import Run
@@ -64,6 +65,10 @@ class LiveRun:
         if self.scope_cache is None:
             self.scope_cache = Scope(self.inputs, self.outputs, self._facts())
         return self.scope_cache
+
+    def scope_at(self, _frame: Frame, _index: int) -> Scope:
+        """What the expressions of one step can see."""
+        return self.scope
 
     def _facts(self) -> dict[str, Any]:
         run = self.run

@@ -48,11 +48,12 @@ class Recorder:
             case Cancelled():
                 self._failed(live, attempt, Failure("KNHK-ACTION-CANCELLED", "the action gave up"))
 
-    def timer_fired(self, live: LiveRun, index: int) -> None:
+    def timer_fired(self, live: LiveRun, position: int) -> None:
         """A waiting step's time has come: it completes with what it said it would give."""
-        step, now = live.run.plan.steps[index], self._clock.now_ns()
-        raw = live.held_outputs.pop(index, b"")
-        self._committer.add(live, Event(now, ev.TimerFired(), step=step.name))
+        frame, index = live.run.at(position)
+        step, path, now = frame.step(index), frame.path(index), self._clock.now_ns()
+        raw = live.held_outputs.pop(position, b"")
+        self._committer.add(live, Event(now, ev.TimerFired(), step=path))
         value = payload.decode(raw) if raw else None
         if step.keep_output:
             live.outputs[step.name] = value
@@ -61,20 +62,25 @@ class Recorder:
         done = Event(
             now,
             ev.StepCompleted(),
-            step=step.name,
-            attempt=live.run.attempts[index],
+            step=path,
+            attempt=frame.attempts[index],
             output_digest=payload.digest(raw) if raw else b"",
         )
         self._committer.add(live, done, output=raw or None)
 
-    def lost(self, live: LiveRun, index: int, attempt: int) -> None:
+    def skip(self, live: LiveRun, position: int, reason: str) -> None:
+        """A step is not run: `reason` is `when` or `dependency`."""
+        event = Event(self._clock.now_ns(), ev.StepSkipped(reason), step=live.run.path_of(position))
+        self._committer.add(live, event)
+
+    def lost(self, live: LiveRun, position: int, attempt: int) -> None:
         """An at_most_once step was begun before a crash: nobody knows how it ended, and it must not run again."""
         failure = Failure(
             "KNHK-STEP-OUTCOME-UNKNOWN",
             "the process ended while this at_most_once step was running; it is not known whether it took effect",
         )
-        step = live.run.plan.steps[index]
-        event = Event(self._clock.now_ns(), ev.StepFailed(failure), step=step.name, attempt=attempt)
+        path = live.run.path_of(position)
+        event = Event(self._clock.now_ns(), ev.StepFailed(failure), step=path, attempt=attempt)
         self._committer.add(live, event)
 
     def finish(self, live: LiveRun, failure: Failure | None) -> None:
@@ -126,7 +132,7 @@ class Recorder:
         event = Event(
             self._clock.now_ns(),
             ev.StepCompleted(started_at_ns=attempt.started_at_ns),
-            step=step.name,
+            step=attempt.path,
             attempt=attempt.number,
             input_digest=given_digest,
             output_digest=digest,
@@ -151,7 +157,7 @@ class Recorder:
         event = Event(
             self._clock.now_ns(),
             ev.StepFailed(failure, started_at_ns=attempt.started_at_ns),
-            step=attempt.step.name,
+            step=attempt.path,
             attempt=attempt.number,
             input_digest=digest,
         )
@@ -160,10 +166,10 @@ class Recorder:
     def _retry(self, live: LiveRun, attempt: Attempt, outcome: RetryLater) -> None:
         step, run, now = attempt.step, live.run, self._clock.now_ns()
         failure = Failure(outcome.code, outcome.message)
-        made = attempts_made(run, step.index, attempt.number)
-        if step.semantics == "at_most_once" or made >= step.retry.max_attempts or run.first_failed >= 0:
+        made = attempts_made(run, attempt.position, attempt.number)
+        if step.semantics == "at_most_once" or made >= step.retry.max_attempts or attempt.frame.first_failed >= 0:
             return self._failed(live, attempt, failure)
-        if not _may_retry(step.retry, failure, attempt.number, live.scope):
+        if not _may_retry(step.retry, failure, attempt.number, live.scope_at(attempt.frame, attempt.index)):
             return self._failed(live, attempt, failure)
         next_at = retry_at_ns(step.retry, made, now, self._rng.random())
         if outcome.after_ns is not None:
@@ -172,7 +178,7 @@ class Recorder:
         event = Event(
             now,
             ev.StepRetrying(failure, next_at, started_at_ns=attempt.started_at_ns),
-            step=step.name,
+            step=attempt.path,
             attempt=attempt.number,
             input_digest=digest,
         )
@@ -188,12 +194,12 @@ class Recorder:
         event = Event(
             self._clock.now_ns(),
             ev.TimerSet(fire_at_ns=outcome.fire_at_ns),
-            step=attempt.step.name,
+            step=attempt.path,
             attempt=attempt.number,
             input_digest=digest,
             output_digest=payload.digest(raw),
         )
-        live.held_outputs[attempt.step.index] = raw
+        live.held_outputs[attempt.position] = raw
         self._committer.add(live, event, given=given, output=raw)
         return None
 
@@ -214,10 +220,10 @@ class Recorder:
         try:
             broken = violated(run.plan.invariants, scope, completed)
         except InvalidInput as error:
-            return Failed("KNHK-COVENANT-Q", f"{when} {attempt.step.name}: {error.message}", "invariants")
+            return Failed("KNHK-COVENANT-Q", f"{when} {attempt.path}: {error.message}", "invariants")
         if broken is None:
             return None
-        message = f"{when} step {attempt.step.name}: invariant {broken.name!r} does not hold: {broken.rule.source}"
+        message = f"{when} step {attempt.path}: invariant {broken.name!r} does not hold: {broken.rule.source}"
         return Failed("KNHK-COVENANT-Q", message, broken.name)
 
     def _resources(self, live: LiveRun) -> dict[str, Any]:
@@ -237,7 +243,7 @@ def _may_retry(policy: RetryPolicy, failure: Failure, attempt: int, scope: Scope
     if policy.when is None and policy.except_when is None:
         return True
     error = {"code": failure.code, "message": failure.message, "attempt": attempt}
-    inner = Scope(scope.inputs, scope.outputs, scope.run, {"error": error})
+    inner = Scope(scope.inputs, scope.outputs, scope.run, {**scope.extra, "error": error})
     try:
         if policy.when is not None and not policy.when.evaluate(inner):
             return False

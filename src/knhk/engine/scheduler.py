@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, assert_never
 
-from knhk.actions.registry import Cancelled, Outcome, RetryLater
+from knhk.actions.registry import Cancelled, Failed, Outcome, RetryLater
 from knhk.domain import event as ev
 from knhk.domain.covenants import CHATMAN_MAX_TICKS
+from knhk.domain.errors import InvalidInput
 from knhk.domain.event import Event, Failure
 from knhk.domain.run import (
     Expire,
@@ -22,6 +23,7 @@ from knhk.domain.run import (
     Run,
     RunState,
     RunStep,
+    SkipStep,
     decide,
 )
 from knhk.engine.committer import Batch, Committer
@@ -137,10 +139,12 @@ class Scheduler:
                         pass  # A step before it in this very turn has failed: no other one begins.
                     case RunStep():
                         self._begin(live, command)
+                    case SkipStep():
+                        self._recorder.skip(live, command.position, "dependency")
                     case FireTimer():
-                        self._recorder.timer_fired(live, command.index)
+                        self._recorder.timer_fired(live, command.position)
                     case FailLost():
-                        self._recorder.lost(live, command.index, command.attempt)
+                        self._recorder.lost(live, command.position, command.attempt)
                     case Finish():
                         self._recorder.finish(live, command.failure)
                     case Expire():
@@ -156,20 +160,20 @@ class Scheduler:
         for attempt in tuple(live.attempts.values()):
             self.executor.end(attempt, Cancelled())
             if attempt.deadline_ns:
-                self.deadlines.clear((live.run.workflow_id, attempt.step.index))
+                self.deadlines.clear((live.run.workflow_id, attempt.position))
         live.attempts.clear()
         live.run.in_flight = 0
 
     def attempt_ended(self, attempt: Attempt, outcome: Outcome) -> None:
         """The executor's report: record it and go on with the run."""
         live = attempt.live
-        index = attempt.step.index
-        if live.attempts.get(index) is not attempt or self._closed:
+        position = attempt.position
+        if live.attempts.get(position) is not attempt or self._closed:
             return  # The run ended, or the attempt was given up, before this came.
-        del live.attempts[index]
+        del live.attempts[position]
         live.run.in_flight -= 1
         if attempt.deadline_ns:
-            self.deadlines.clear((live.run.workflow_id, index))
+            self.deadlines.clear((live.run.workflow_id, position))
         self._recorder.outcome(live, attempt, outcome)
         self.advance(live)
 
@@ -242,9 +246,12 @@ class Scheduler:
             self.deadlines.set((run.workflow_id, RUN), wake)
 
     def _begin(self, live: LiveRun, command: RunStep) -> None:
-        step = live.run.plan.steps[command.index]
+        frame, index = live.run.at(command.position)
         now = self._clock.now_ns()
-        attempt = Attempt(live, step, command.attempt, now)
+        attempt = Attempt(live, frame, index, command.attempt, now)
+        step = attempt.step
+        if step.when is not None and command.attempt == 1 and not self._holds(live, attempt):
+            return
         refused = self._recorder.before(live, attempt)
         if refused is not None:
             self._recorder.outcome(live, attempt, refused)
@@ -254,7 +261,7 @@ class Scheduler:
         at_most_once = step.semantics == "at_most_once"
         if at_most_once or (step.timeout_ns and not step.traits.pure and not command.deadline_ns):
             started = ev.StepStarted(deadline_ns=attempt.deadline_ns)
-            self.committer.add(live, Event(now, started, step=step.name, attempt=command.attempt))
+            self.committer.add(live, Event(now, started, step=attempt.path, attempt=command.attempt))
         if step.traits.pure and not at_most_once:
             self._perform(attempt)
         elif live.uncommitted and live.batch is not None:
@@ -264,13 +271,25 @@ class Scheduler:
         else:
             self._perform(attempt)
 
+    def _holds(self, live: LiveRun, attempt: Attempt) -> bool:
+        """Whether a step's condition lets it run. If not, the step has been skipped, or has failed."""
+        assert attempt.step.when is not None
+        try:
+            if attempt.step.when.evaluate(live.scope_at(attempt.frame, attempt.index)):
+                return True
+        except InvalidInput as error:
+            self._recorder.outcome(live, attempt, Failed("KNHK-STEP-WHEN", error.message))
+            return False
+        self._recorder.skip(live, attempt.position, "when")
+        return False
+
     def _count(self, attempt: Attempt) -> None:
-        attempt.live.attempts[attempt.step.index] = attempt
+        attempt.live.attempts[attempt.position] = attempt
         attempt.live.run.in_flight += 1
 
     def _perform_counted(self, attempt: Attempt) -> None:
         live = attempt.live
-        if attempt.ended or live.attempts.get(attempt.step.index) is not attempt or self._closed:
+        if attempt.ended or live.attempts.get(attempt.position) is not attempt or self._closed:
             return
         outcome = self._start(attempt)
         if outcome is not None:
@@ -286,7 +305,7 @@ class Scheduler:
     def _start(self, attempt: Attempt) -> Outcome | None:
         outcome = self.executor.begin(attempt)
         if outcome is None and attempt.deadline_ns:
-            self.deadlines.set((attempt.live.run.workflow_id, attempt.step.index), attempt.deadline_ns)
+            self.deadlines.set((attempt.live.run.workflow_id, attempt.position), attempt.deadline_ns)
         return outcome
 
     def _expire(self, live: LiveRun) -> None:
@@ -303,15 +322,15 @@ class Scheduler:
             self.committer.add(live, Event(now, ev.TimedOut(failure)))
 
     def _due(self, key: Key) -> None:
-        workflow_id, index = key
-        if index == WAKE:
+        workflow_id, position = key
+        if position == WAKE:
             self.woken(workflow_id)
             return
         live = self.active.get(workflow_id)
         if live is None:
             return
-        if index >= 0:
-            attempt = live.attempts.get(index)
+        if position >= 0:
+            attempt = live.attempts.get(position)
             if attempt is not None:
                 seconds = attempt.step.timeout_ns / 1e9
                 self.executor.end(attempt, RetryLater("KNHK-STEP-TIMEOUT", f"no result after {seconds:g} s"))

@@ -77,12 +77,13 @@ def _waiting_on(run: Run) -> list[dict[str, Any]]:
     kinds = {StepState.WAITING: "timer", StepState.RETRYING: "retry"}
     return [
         {
-            "kind": kinds.get(run.steps[index], "retry"),
-            "step": run.plan.steps[index].name,
+            "kind": kinds.get(frame.steps[index], "retry"),
+            "step": frame.path(index),
             "since": None,
             "until": rfc3339(at_ns),
         }
-        for index, at_ns in sorted(run.timer_at_ns.items())
+        for position, at_ns in sorted(run.timer_at_ns.items())
+        for frame, index in [run.at(position)]
     ]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from knhk.domain.expressions import Template
-from knhk.domain.plan import ActionTraits, Plan, RetryPolicy, Semantics, Step
+from knhk.domain.plan import ActionTraits, Plan, RetryPolicy, Semantics, Step, block_of
 
 TRAITS = ActionTraits("effect", pure=False)
 
@@ -48,8 +48,7 @@ def plan(
         labels={},
         covenant=covenant,  # type: ignore[arg-type]
         timeout_ns=timeout_ns,
-        steps=tuple(steps),
-        index_of={step.name: step.index for step in steps},
+        root=block_of(tuple(steps)),
         inputs_schema=None,
         outputs=(),
         invariants=(),

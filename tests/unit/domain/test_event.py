@@ -72,6 +72,7 @@ def test_names_of_kinds_are_the_format_and_do_not_change() -> None:
         "step.completed",
         "step.failed",
         "step.retrying",
+        "step.skipped",
         "step.started",
         "timer.fired",
         "timer.set",

@@ -1,0 +1,136 @@
+"""The state of one run: its root frame, the frames open inside of it, and what belongs to the run as a whole."""
+
+from collections import deque
+from enum import StrEnum
+from heapq import heappop, heappush
+from typing import Final
+
+from knhk.domain import event as ev
+from knhk.domain.event import Failure
+from knhk.domain.frame import Frame, StepState, frame_number, index_in_frame
+from knhk.domain.plan import Plan
+
+
+class RunState(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+
+
+ENDED: Final = frozenset({RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED, RunState.TIMED_OUT})
+RETRYABLE: Final = frozenset({RunState.FAILED, RunState.CANCELLED, RunState.TIMED_OUT})
+
+
+class Run(Frame):
+    """The state of one run, which is the frame of its outermost steps.
+
+    `seq` is the number of receipts applied. What belongs to single steps in any frame is kept by their position:
+    `timers` is a heap of (Unix time in ns, position) for steps that wait or retry and `timer_at_ns` says which of it
+    still counts, `failures` is the last failure of each step. `skips` are the positions of steps that will be skipped.
+    `busy` are the frames inside that have something ready.
+    """
+
+    __slots__ = (
+        "base_attempts",
+        "busy",
+        "deadline_ns",
+        "ended_at_ns",
+        "erased",
+        "failure",
+        "failures",
+        "frames",
+        "plan",
+        "prefixes",
+        "results_root",
+        "seq",
+        "skips",
+        "started_at_ns",
+        "started_deadlines",
+        "state",
+        "submitted",
+        "submitted_at_ns",
+        "timer_at_ns",
+        "timers",
+        "workflow_id",
+    )
+
+    def __init__(self, workflow_id: int, plan: Plan) -> None:
+        super().__init__(0, plan.root, "", None, -1)
+        self.workflow_id = workflow_id
+        self.plan = plan
+        self.seq = 0
+        self.state = RunState.PENDING
+        self.submitted: ev.Submitted | None = None
+        self.submitted_at_ns = self.started_at_ns = self.ended_at_ns = self.deadline_ns = 0
+        self.frames: dict[int, Frame] = {}
+        self.prefixes: dict[str, Frame] = {}
+        self.busy: deque[Frame] = deque()
+        self.skips: deque[int] = deque()
+        self.base_attempts: dict[int, int] = {}
+        self.timers: list[tuple[int, int]] = []
+        self.timer_at_ns: dict[int, int] = {}
+        self.started_deadlines: dict[int, int] = {}
+        self.failures: dict[int, Failure] = {}
+        self.failure: Failure | None = None
+        self.results_root = b""
+        self.erased = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is in one of its end states."""
+        return self.state in ENDED
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is to be done before a timer is due or somebody asks for something."""
+        return not self.in_flight and (self.state is not RunState.RUNNING or not (self.ready or self.busy))
+
+    def wake_at_ns(self) -> int:
+        """When `decide` must be asked again at the latest (Unix time in ns), 0 if time alone changes nothing."""
+        deadline = self.deadline_ns
+        timers, current = self.timers, self.timer_at_ns
+        while timers and current.get(timers[0][1]) != timers[0][0]:
+            heappop(timers)  # The step moved on. Without these the answer is the same in memory and after a fold.
+        # Once a step has failed for good, no timer begins anything: only the attempts under way are waited for.
+        if self.state is RunState.RUNNING and self.timers and self.first_failed < 0:
+            first = self.timers[0][0]
+            return min(first, deadline) if deadline else first
+        return deadline if not self.ended else 0
+
+    def at(self, position: int) -> tuple[Frame, int]:
+        """The frame of a step and its index there."""
+        number = frame_number(position)
+        return (self.frames[number], index_in_frame(position)) if number else (self, position)
+
+    def path_of(self, position: int) -> str:
+        """The path of a step."""
+        frame, index = self.at(position)
+        return frame.path(index)
+
+    def locate(self, path: str) -> tuple[Frame, int]:
+        """The frame of a step and its index there, by its path. Raises KeyError if its frame is not open."""
+        index = self.block.index_of.get(path, -1)
+        if index >= 0:
+            return self, index
+        cut = path.rfind("/") + 1
+        frame = self.prefixes[path[:cut]]
+        return frame, frame.block.index_of[path[cut:]]
+
+    def set_timer(self, position: int, at_ns: int) -> None:
+        """Have a step looked at when its time has come."""
+        self.timer_at_ns[position] = at_ns
+        heappush(self.timers, (at_ns, position))
+
+    def make_ready(self, frame: Frame, index: int) -> None:
+        """Let a step run."""
+        frame.enqueue(index)
+        if frame is not self and not frame.listed:
+            frame.listed = True
+            self.busy.append(frame)
+
+
+__all__ = ["ENDED", "RETRYABLE", "Run", "RunState", "StepState"]
