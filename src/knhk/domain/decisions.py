@@ -88,8 +88,9 @@ def _take_due(run: Run, now_ns: int, commands: list[Command]) -> None:
 
 
 def _take_skips(run: Run, limit: int, commands: list[Command]) -> None:
-    while run.skips and len(commands) < limit:
-        position = run.skips.popleft()
+    room = max(0, limit - len(commands))
+    skips, run.skips = run.skips[:room], run.skips[room:]
+    for position in skips:
         frame, index = run.at(position)
         if frame.steps[index] is StepState.PENDING:  # After a crash, what was journaled as skipped is still in here.
             commands.append(SkipStep(position))

@@ -26,6 +26,8 @@ class StepState(StrEnum):
 
 INDEX_BITS: Final = 24
 """A position holds the index in so many bits, and the number of the frame above them."""
+FIRST_INSIDE: Final = 1 << INDEX_BITS
+"""Positions from here on are of steps in frames inside; those below are indexes of the workflow's own steps."""
 _INDEX: Final = (1 << INDEX_BITS) - 1
 
 

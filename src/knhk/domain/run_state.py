@@ -25,26 +25,35 @@ ENDED: Final = frozenset({RunState.COMPLETED, RunState.FAILED, RunState.CANCELLE
 RETRYABLE: Final = frozenset({RunState.FAILED, RunState.CANCELLED, RunState.TIMED_OUT})
 
 
+class Inner:
+    """The frames inside a run's own. `busy` are those that have something ready; `prefixes` finds one by its paths."""
+
+    __slots__ = ("busy", "frames", "prefixes")
+
+    def __init__(self) -> None:
+        self.frames: dict[int, Frame] = {}
+        self.prefixes: dict[str, Frame] = {}
+        self.busy: deque[Frame] = deque()
+
+
 class Run(Frame):
     """The state of one run, which is the frame of its outermost steps.
 
     `seq` is the number of receipts applied. What belongs to single steps in any frame is kept by their position:
     `timers` is a heap of (Unix time in ns, position) for steps that wait or retry and `timer_at_ns` says which of it
     still counts, `failures` is the last failure of each step. `skips` are the positions of steps that will be skipped.
-    `busy` are the frames inside that have something ready.
+    `inner` is None until the first frame is opened, since most runs have none.
     """
 
     __slots__ = (
         "base_attempts",
-        "busy",
         "deadline_ns",
         "ended_at_ns",
         "erased",
         "failure",
         "failures",
-        "frames",
+        "inner",
         "plan",
-        "prefixes",
         "results_root",
         "seq",
         "skips",
@@ -66,10 +75,8 @@ class Run(Frame):
         self.state = RunState.PENDING
         self.submitted: ev.Submitted | None = None
         self.submitted_at_ns = self.started_at_ns = self.ended_at_ns = self.deadline_ns = 0
-        self.frames: dict[int, Frame] = {}
-        self.prefixes: dict[str, Frame] = {}
-        self.busy: deque[Frame] = deque()
-        self.skips: deque[int] = deque()
+        self.inner: Inner | None = None
+        self.skips: list[int] = []
         self.base_attempts: dict[int, int] = {}
         self.timers: list[tuple[int, int]] = []
         self.timer_at_ns: dict[int, int] = {}
@@ -87,7 +94,12 @@ class Run(Frame):
     @property
     def idle(self) -> bool:
         """Whether nothing is to be done before a timer is due or somebody asks for something."""
-        return not self.in_flight and (self.state is not RunState.RUNNING or not (self.ready or self.busy))
+        return not self.in_flight and (self.state is not RunState.RUNNING or not self.has_work)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether something is ready."""
+        return bool(self.ready or self.skips or (self.inner is not None and self.inner.busy))
 
     def wake_at_ns(self) -> int:
         """When `decide` must be asked again at the latest (Unix time in ns), 0 if time alone changes nothing."""
@@ -104,7 +116,10 @@ class Run(Frame):
     def at(self, position: int) -> tuple[Frame, int]:
         """The frame of a step and its index there."""
         number = frame_number(position)
-        return (self.frames[number], index_in_frame(position)) if number else (self, position)
+        if not number:
+            return self, position
+        assert self.inner is not None
+        return self.inner.frames[number], index_in_frame(position)
 
     def path_of(self, position: int) -> str:
         """The path of a step."""
@@ -116,8 +131,10 @@ class Run(Frame):
         index = self.block.index_of.get(path, -1)
         if index >= 0:
             return self, index
+        if self.inner is None:
+            raise KeyError(path)
         cut = path.rfind("/") + 1
-        frame = self.prefixes[path[:cut]]
+        frame = self.inner.prefixes[path[:cut]]
         return frame, frame.block.index_of[path[cut:]]
 
     def set_timer(self, position: int, at_ns: int) -> None:
@@ -128,9 +145,9 @@ class Run(Frame):
     def make_ready(self, frame: Frame, index: int) -> None:
         """Let a step run."""
         frame.enqueue(index)
-        if frame is not self and not frame.listed:
+        if self.inner is not None and frame is not self and not frame.listed:
             frame.listed = True
-            self.busy.append(frame)
+            self.inner.busy.append(frame)
 
 
 __all__ = ["ENDED", "RETRYABLE", "Run", "RunState", "StepState"]

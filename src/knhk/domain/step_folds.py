@@ -27,7 +27,10 @@ def started(run: Run, event: Event, detail: ev.StepStarted) -> None:
 
 def completed(run: Run, event: Event, _detail: ev.StepCompleted) -> None:
     """A step is done, and those that only waited for it may run."""
-    frame, index = run.locate(event.step)
+    frame: Frame = run
+    index = run.block.index_of.get(event.step, -1)
+    if index < 0:
+        frame, index = run.locate(event.step)
     _attempt_ended(run, frame, index, event, StepState.COMPLETED)
     frame.completed += 1
     frame.output_seqs[index] = run.seq

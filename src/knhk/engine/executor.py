@@ -27,7 +27,7 @@ from knhk.actions.transport import CANCELLED_CODE, normalised, run_blocking, sho
 from knhk.domain import trace_context
 from knhk.domain.compile import check_schema
 from knhk.domain.errors import InvalidInput, NotFound
-from knhk.domain.frame import Frame
+from knhk.domain.frame import FIRST_INSIDE, Frame
 from knhk.domain.identifier import to_text
 from knhk.domain.plan import Step
 from knhk.engine.live import LiveRun
@@ -57,12 +57,18 @@ class Attempt:
         "step",
         "task",
     )
+    frame: Frame
+    step: Step
 
-    def __init__(self, live: LiveRun, frame: Frame, index: int, number: int, started_at_ns: int) -> None:
-        self.live, self.frame, self.index, self.number = live, frame, index, number
-        self.step: Step = frame.step(index)
-        self.path = frame.path(index)
-        self.position = frame.first_position + index
+    def __init__(self, live: LiveRun, position: int, number: int, started_at_ns: int) -> None:
+        self.live, self.position, self.number = live, position, number
+        if position < FIRST_INSIDE:
+            self.frame, self.index = live.run, position
+            self.step = step = live.run.block.steps[position]
+            self.path = step.name
+        else:
+            self.frame, self.index = live.run.at(position)
+            self.step, self.path = self.frame.step(self.index), self.frame.path(self.index)
         self.started_at_ns = started_at_ns
         self.deadline_ns = 0
         self.params: Any = None
@@ -140,7 +146,7 @@ class Executor:
 
     def _prepare(self, attempt: Attempt) -> Invocation | Outcome:
         live, step = attempt.live, attempt.step
-        scope = live.scope_at(attempt.frame, attempt.index)
+        scope = live.scope if attempt.position < FIRST_INSIDE else live.scope_at(attempt.frame, attempt.index)
         try:
             params = step.params.evaluate(scope)
         except InvalidInput as error:

@@ -246,9 +246,8 @@ class Scheduler:
             self.deadlines.set((run.workflow_id, RUN), wake)
 
     def _begin(self, live: LiveRun, command: RunStep) -> None:
-        frame, index = live.run.at(command.position)
         now = self._clock.now_ns()
-        attempt = Attempt(live, frame, index, command.attempt, now)
+        attempt = Attempt(live, command.position, command.attempt, now)
         step = attempt.step
         if step.when is not None and command.attempt == 1 and not self._holds(live, attempt):
             return
