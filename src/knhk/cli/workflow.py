@@ -169,19 +169,25 @@ def inspect(
 ) -> None:
     """Show why a workflow is as it is.
 
-    With --verbose also its inputs, its outputs and every receipt.
+    With --verbose also its inputs, its outputs, every attempt with its failure, and where its time went.
     """
-    from knhk.cli.live import line_of
+    from knhk.cli.bars import plain
+    from knhk.cli.trace import print_attempts, print_timing, read_timing
 
     with _client(server) as client:
         shown = client.request("GET", _path(workflow_id), query={"verbose": "true" if verbose else None})
         if verbose:
             shown["history"] = client.request("GET", f"{_path(workflow_id)}/receipts")["receipts"]
+    timing = read_timing(shown, shown["history"]) if shown.get("history") else None
+    if timing is not None:
+        shown["timeline"] = plain(timing.steps)
 
     def table() -> None:
         print_workflow(shown)
-        for receipt in shown.get("history", []):
-            typer.echo(line_of(receipt))
+        if timing is not None:
+            print_attempts(timing)
+            typer.echo()
+            print_timing(timing, shown["state"])
 
     emit(shown, output, table)
 

@@ -1,0 +1,19 @@
+"""A shop whose card company is slow and refuses the first time."""
+
+import asyncio
+
+import knhk
+
+
+@knhk.action("shop.charge")
+async def charge(context: knhk.ActionContext) -> dict[str, int]:
+    await asyncio.sleep(0.25)
+    if context.attempt == 1:
+        raise ConnectionError("card company: reset")
+    return {"attempt": context.attempt}
+
+
+@knhk.action("shop.stock")
+async def stock() -> dict[str, str]:
+    await asyncio.sleep(0.02)
+    return {"sku": "A-17"}
