@@ -130,7 +130,7 @@ class Server:
         done = subprocess.run(
             [sys.executable, "-m", "knhk", *arguments],
             capture_output=True,
-            env={**self.environment(), "KNHK_SERVER": self.api},
+            env={**self.environment(), "KNHK_SERVER": self.api, "KNHK_OPERATIONS": self.ops},
             cwd=self.directory,
             timeout=120,
             check=False,

@@ -17,3 +17,13 @@ async def charge(context: knhk.ActionContext) -> dict[str, int]:
 async def stock() -> dict[str, str]:
     await asyncio.sleep(0.02)
     return {"sku": "A-17"}
+
+
+def factor(number: int) -> int:
+    """Burns CPU time."""
+    return sum(one * one for one in range(number))
+
+
+@knhk.action("shop.crunch")
+def crunch(number: int) -> dict[str, int]:
+    return {"sum": factor(number)}

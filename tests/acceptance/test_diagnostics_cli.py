@@ -30,6 +30,13 @@ metadata: {name: quick}
 spec:
   steps: [{name: only, action: process}]
 """
+CRUNCH = """\
+apiVersion: knhk/v1
+kind: Workflow
+metadata: {name: crunch}
+spec:
+  steps: [{name: only, action: shop.crunch, params: {number: 40000000}}]
+"""
 RUNS = 3
 
 
@@ -57,7 +64,7 @@ def text_of(server: Server, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "knhk", *arguments],
         capture_output=True,
-        env={**server.environment(), "KNHK_SERVER": server.api},
+        env={**server.environment(), "KNHK_SERVER": server.api, "KNHK_OPERATIONS": server.ops},
         cwd=server.directory,
         timeout=60,
         check=True,
@@ -140,3 +147,36 @@ def test_what_is_not_there_is_said(server: Server) -> None:
         server.cli(*arguments, code=4)
     server.cli("diagnostics", "bottlenecks", "--data", str(server.directory / "nothing"), code=4)
     assert server.cli("diagnostics", "bottlenecks", "--name", "nobody", "-o", "json")["runs"] == 0
+
+
+def test_what_burns_cpu_time_is_in_the_flame_graph(server: Server) -> None:
+    name = server.submit(CRUNCH)
+    shown = server.cli("profile", "cpu", "--duration", "1s", "-o", "json")
+    assert server.status(name)["state"] == "running"
+    assert any(one["name"].startswith("factor.<locals>") and one["self_share"] > 0.3 for one in shown["top"])
+    page = (server.directory / shown["file"]).read_text()
+    assert "factor" in page
+    assert "flame" in page.lower()
+    server.client.post(f"/workflows/{name}/cancel")
+
+
+def test_memory_is_told_by_type_and_by_line_and_collected(server: Server) -> None:
+    dump = server.cli("debug", "heap-dump", "-o", "json")
+    assert {"dict", "str"} <= {one["type"] for one in dump["types"]}
+    assert (server.directory / dump["file"]).stat().st_size > 1_000
+    grown = server.cli("debug", "memory-profile", "--duration", "300ms", "-o", "json")
+    assert grown["after"]["resident_bytes"] > 0
+    assert server.cli("debug", "gc", "-o", "json")["took_ms"] > 0
+    assert "resident" in text_of(server, "debug", "heap-dump")
+
+
+def test_tasks_and_resources(server: Server) -> None:
+    tasks = server.cli("debug", "tasks", "-o", "json")
+    assert {"MainThread", "operations", "watchdog"} <= {one["name"] for one in tasks["threads"]}
+    assert any(one["name"] == "projector" for one in tasks["tasks"])
+    found = server.cli("diagnostics", "resources", "-o", "json")
+    assert found["engine"]["commits"] > 0
+    assert found["checks"]["persistence"] == "ok"
+    text = text_of(server, "diagnostics", "resources")
+    assert "memory" in text
+    assert "projector" in text_of(server, "debug", "tasks")

@@ -3,14 +3,17 @@
 import asyncio
 import os
 import socket
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import msgspec
 import psutil
 
 from knhk import __version__
 from knhk.bootstrap.node import Node
 from knhk.config import Loaded, redacted
-from knhk.diagnostics import stacks
+from knhk.diagnostics import memory, resources, sampler, stacks
 from knhk.diagnostics.flight_recorder import FlightRecorder
 from knhk.diagnostics.watchdog import Watchdog
 from knhk.domain.times import rfc3339
@@ -30,6 +33,8 @@ class NodeDiagnostics:
         self._loaded, self._node = loaded, node
         self._loop = asyncio.get_running_loop()
         self._restart_after_s = settings.restart_after_ns / _NS
+        self.checks: Callable[[], Mapping[str, str]] = dict
+        """What /health/detailed says; set once that can be asked."""
         self.remote = settings.remote
         self.watchdog = Watchdog(settings.path, settings.stall_after_ns / _NS)
         self.recorder = FlightRecorder(settings.path, settings.log_size_bytes)
@@ -98,3 +103,43 @@ class NodeDiagnostics:
 
     def configuration(self) -> list[dict[str, str]]:
         return [row._asdict() for row in redacted(self._loaded)]
+
+    def resources(self) -> dict[str, Any]:
+        engine, config = self._node.engine, self._loaded.config
+        commits = engine.committer.statistics.commit_seconds
+        found = {
+            "version": __version__,
+            "node_id": config.platform.node_id,
+            "process": resources.of_process(),
+            "disks": [resources.of_disk(config.persistence.path)],
+            "store": self._node.store.statistics(),
+            "engine": {
+                "active": len(engine.scheduler.active),
+                "max_active": config.platform.max_concurrent_workflows,
+                "queued": len(engine.scheduler.pending),
+                "max_queued": config.platform.max_queued_workflows,
+                "steps_running": engine.executor.running,
+                "max_steps_running": config.platform.max_concurrent_steps,
+                "steps_waiting": engine.executor.waiting,
+                "projection_lag_blocks": max(0, engine.committer.height - engine.projector.cursor),
+                "commits": commits.count,
+                "commit_mean_s": commits.total / max(commits.count, 1),
+                "loop_lag_s": round(self.watchdog.lag_s(), 4),
+            },
+            "blocked": self.blocked,
+            "stalls": [str(stall) for stall in self.watchdog.stalls],
+            "checks": dict(self.checks()),
+        }
+        return found | {"findings": [msgspec.structs.asdict(one) for one in resources.findings(found)]}
+
+    def profile(self, seconds: float, stop: threading.Event) -> dict[str, Any]:
+        return dict(msgspec.to_builtins(sampler.profile(seconds, stop)))
+
+    def heap(self) -> dict[str, Any]:
+        return memory.heap(self._node.store.statistics())
+
+    def allocations(self, seconds: float, stop: threading.Event) -> dict[str, Any]:
+        return memory.allocations(seconds, stop)
+
+    def collect(self) -> dict[str, Any]:
+        return memory.collect(self._node.store.statistics())

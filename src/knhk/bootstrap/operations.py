@@ -32,6 +32,7 @@ class NodeOperations:
         self.uptime = Uptime(node.store, node.clock)
         self.started = False
         node.metrics.connect(self._readings())
+        diagnostics.checks = self._checks
 
     @property
     def version(self) -> str:

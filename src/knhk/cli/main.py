@@ -5,7 +5,20 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from knhk.cli import actions, diagnostics, exit_codes, logs, receipts, run, server, trace, verify, workflow
+from knhk.cli import (
+    actions,
+    debug,
+    diagnostics,
+    exit_codes,
+    logs,
+    profile,
+    receipts,
+    run,
+    server,
+    trace,
+    verify,
+    workflow,
+)
 from knhk.cli.options import ConfigOption
 from knhk.cli.output import print_error
 from knhk.domain.errors import KnhkError
@@ -56,6 +69,8 @@ app.add_typer(logs.app)
 app.add_typer(actions.app)
 app.add_typer(diagnostics.app)
 app.add_typer(trace.app)
+app.add_typer(profile.app)
+app.add_typer(debug.app)
 app.command("verify")(verify.verify)
 app.add_typer(server.config_app)
 app.command("schema")(server.schema)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from knhk.domain.errors import WorkflowNotFound
 
 if TYPE_CHECKING:
+    import typer
+
     from knhk.cli.client import Client
     from knhk.persistence.rocksdb import RocksDbStore
 
@@ -27,7 +29,7 @@ class Runs(Protocol):
 
 
 @contextmanager
-def runs_of(server: str, data: Path | None) -> Iterator[Runs]:
+def runs_of(server: str, context: "typer.Context", data: Path | None) -> Iterator[Runs]:
     """The runs of a server, or if a data directory is given, those in it. Raises as either does."""
     if data is None:
         from knhk.cli.client import Client
@@ -35,9 +37,9 @@ def runs_of(server: str, data: Path | None) -> Iterator[Runs]:
         with Client(server) as client:
             yield _OfServer(client)
         return
-    from knhk.cli.store import opened
+    from knhk.cli.store import data_directory, opened
 
-    with opened(data) as store:
+    with opened(data_directory(context, data, None)) as store:
         yield _OfStore(store)
 
 

@@ -29,6 +29,7 @@ def root() -> None:
 
 @app.command("workflow")
 def trace_workflow(
+    context: typer.Context,
     workflow_id: IdArgument,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Show at most so many steps.")] = _MOST_STEPS,
     server: ServerOption = SERVER,
@@ -40,7 +41,7 @@ def trace_workflow(
     from knhk.cli.runs import runs_of
     from knhk.diagnostics.timing import critical_path
 
-    with runs_of(server, data) as runs:
+    with runs_of(server, context, data) as runs:
         shown, receipts = runs.run(workflow_id)
     timing = read_timing(shown, receipts)
     answer = plain(timing) | {"state": shown["state"], "critical_path": plain(critical_path(timing))}
