@@ -13,6 +13,7 @@ class GuideServer(Server):
     """Started by `knhk --config FILE`, as the guide's systemd unit does, with the guide's file."""
 
     def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
         super().__init__(directory)
         text = FILE.replace("/var/lib/knhk", str(directory)) + AUTH + AUDIT.replace("/var/log", str(directory))
         observability = f"  metrics_port: {self.ops_port}\n  endpoint:"

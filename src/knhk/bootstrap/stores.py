@@ -11,6 +11,7 @@ from knhk.persistence.rocksdb import RocksDbStore
 from knhk.persistence.rocksdb_options import StoreOptions
 from knhk.platform.clock import SystemClock
 from knhk.ports.keys import KeyWrapper
+from knhk.recovery.adopt import settle
 from knhk.security.key_ring import FILE_NAME, KeyRing
 from knhk.security.key_wrapping import wrapper_of
 
@@ -22,10 +23,12 @@ def open_store(config: Config, *, read_only: bool = False) -> RocksDbStore:
 
     Raises:
         DataDirectoryInUse: another process has it open.
-        JournalCorrupt: what is there is not what was written.
+        JournalCorrupt, BackupCorrupt: what is there is not what was written.
         EncryptionKeyUnavailable, KeyRingCorrupt: it is encrypted, and its keys are not at hand or damaged.
     """
     persistence = config.persistence
+    if not read_only:
+        settle(persistence.path)
     options = store_options(persistence)
     keys = key_ring(persistence, options, may_create=persistence.encryption and not read_only)
     cipher = Cipher(keys, encrypting=persistence.encryption)

@@ -13,6 +13,7 @@ from knhk.cli import (
     logs,
     profile,
     receipts,
+    recover,
     run,
     server,
     trace,
@@ -72,6 +73,7 @@ app.add_typer(trace.app)
 app.add_typer(profile.app)
 app.add_typer(debug.app)
 app.command("verify")(verify.verify)
+app.add_typer(recover.app)
 app.add_typer(server.config_app)
 app.command("schema")(server.schema)
 app.command("version")(server.version)

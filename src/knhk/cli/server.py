@@ -45,9 +45,9 @@ def init(
         note(f"Warning: {sentence}")
     persistence = loaded.config.persistence
     key_file = persistence.key_path / KEY_FILE
-    had_data, had_key = (persistence.path / "CURRENT").exists(), key_file.exists()
+    had_data, had_key = persistence.path.is_dir(), key_file.exists()
     signer = Ed25519Signer.load_or_create(persistence.key_path, time.time_ns())
-    _make_store(loaded.config, exists=had_data)
+    _prepare_data(loaded.config)
     shown = {
         "config": str(loaded.path) if loaded.path else "defaults",
         "data": str(persistence.path),
@@ -70,13 +70,30 @@ def init(
     emit(shown, output, table)
 
 
-def _make_store(settings: Any, *, exists: bool) -> None:
-    """Make the store, or look at the one that is there, which a server may be using."""
+def _prepare_data(settings: Any) -> None:
+    """Make the directory, or look at the store that is in it, which a server may be using.
+
+    The store itself is made by the first start: until then a backup can be copied into the directory.
+    """
     import asyncio
+    import os
 
     from knhk.bootstrap import open_store
+    from knhk.domain.errors import InvalidConfiguration
 
-    asyncio.run(open_store(settings, read_only=exists).close())
+    path: Path = settings.persistence.path
+    if (path / "CURRENT").exists():
+        asyncio.run(open_store(settings, read_only=True).close())
+        return
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        foreign = next((one.name for one in path.iterdir() if one.name not in ("lost+found", "journal.head")), "")
+    except OSError as error:
+        raise InvalidConfiguration(f"persistence.path: {path} cannot be made: {error.strerror}") from error
+    if foreign:
+        raise InvalidConfiguration(f"persistence.path: {path} is not a KNHK store, and it is not empty: {foreign}")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InvalidConfiguration(f"persistence.path: {path} cannot be written")
 
 
 @config_app.command("show")

@@ -47,23 +47,27 @@ def opened(directory: DataDirectory) -> "Iterator[RocksDbStore]":
     """
     import asyncio
 
-    from knhk.persistence.cipher import Cipher
-    from knhk.persistence.rocksdb import RocksDbStore
-    from knhk.persistence.rocksdb_options import StoreOptions
-
     path = directory.path
     if not path.exists():
         raise NotFound(
             f"there is no data directory {path}",
             hint="Name the right one with --data or the configuration, or make a new one with `knhk init`.",
         )
-    options = StoreOptions(block_cache_size_bytes=64 << 20, max_background_jobs=1)
-    cipher = Cipher(_keys(directory, options))
-    store = RocksDbStore.open(path, options, read_only=True, cipher=cipher)
+    store = open_reader(directory)
     try:
         yield store
     finally:
         asyncio.run(store.close())
+
+
+def open_reader(directory: DataDirectory) -> "RocksDbStore":
+    """The store in a data directory, for reading. Raises as `opened` does; close it."""
+    from knhk.persistence.cipher import Cipher
+    from knhk.persistence.rocksdb import RocksDbStore
+    from knhk.persistence.rocksdb_options import StoreOptions
+
+    options = StoreOptions(block_cache_size_bytes=64 << 20, max_background_jobs=1)
+    return RocksDbStore.open(directory.path, options, read_only=True, cipher=Cipher(_keys(directory, options)))
 
 
 def _keys(directory: DataDirectory, options: "StoreOptions") -> "KeyRing | None":

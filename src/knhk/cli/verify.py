@@ -1,5 +1,6 @@
 """`knhk verify`: is a data directory what was written? Offline, in constant memory."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,28 +35,44 @@ def verify(
     directory = data_directory(context, data, config)
     path = directory.path
 
-    async def read(store: "RocksDbStore") -> "Report":
-        from knhk.domain.errors import Corrupt
-        from knhk.persistence.journal_check import verify_all
-
-        trust = await trust_of(store, public_key)
-        scanner = store.scanner()
-        damage = ""
-        with progress_bar() as progress:
-            if full:
-                progress("files", 0, 0)
-                try:
-                    entries = scanner.verify_files()
-                    progress("files", entries, entries)
-                except Corrupt as error:
-                    damage = error.message
-            report = await verify_all(store, scanner, trust, progress, payloads=full)
-        if damage:
-            report.note("corrupt", damage)
-        return report
-
-    report = reading(directory, read)
+    report = _incomplete(path) or reading(directory, lambda store: _verified(store, full, public_key))
     shown = {"data": str(path), "full": full, **report.to_dict()}
     emit(shown, output, lambda: print_report(report, str(path)))
     if not report.valid:
         raise typer.Exit(exit_codes.FAILED)
+
+
+def _incomplete(path: Path) -> "Report | None":
+    """What is wrong with the copy of a snapshot by its manifest; None if nothing is, or if it is not one."""
+    from knhk.persistence.verification import Report
+    from knhk.recovery import manifest as manifests
+
+    manifest = manifests.read(path)
+    if manifest is None:
+        return None
+    report = Report()
+    with progress_bar() as progress:
+        for fault in manifests.faults(path, manifest, progress):
+            report.note("corrupt", f"{path}: {fault}")
+    return None if report.valid else report
+
+
+async def _verified(store: "RocksDbStore", full: bool, public_key: list[Path] | None) -> "Report":
+    from knhk.domain.errors import Corrupt
+    from knhk.persistence.journal_check import verify_all
+
+    trust = await trust_of(store, public_key)
+    scanner = store.scanner()
+    damage = ""
+    with progress_bar() as progress:
+        if full:
+            progress("files", 0, 0)
+            try:
+                entries = scanner.verify_files()
+                progress("files", entries, entries)
+            except Corrupt as error:
+                damage = error.message
+        report = await verify_all(store, scanner, trust, progress, payloads=full)
+    if damage:
+        report.note("corrupt", damage)
+    return report

@@ -10,7 +10,7 @@
     ├── Conflict        it contradicts what already happened                            HTTP 409, exit 5
     │   ├── IdempotencyConflict, IllegalTransition, Fenced, DataDirectoryInUse
     ├── Unavailable     a part is down; retry later (retryable)                         HTTP 503, exit 6
-    │   ├── StorageUnavailable, DiskFull, ShuttingDown, ServerUnreachable,
+    │   ├── StorageUnavailable, DiskFull, ShuttingDown, ServerUnreachable, BackupUnavailable,
     │       Unsupported and EncryptionKeyUnavailable (not retryable)
     └── Corrupt         stored data is not what was written; halt, never retry          HTTP 500, exit 7
         ├── ReceiptCorrupt, JournalCorrupt, BackupCorrupt, KeyRingCorrupt
@@ -195,6 +195,11 @@ class EncryptionKeyUnavailable(Unavailable):
     code, title = "KNHK-5010", "The encryption key is not available"
     retryable = False
     hint = "Give the key that the data were encrypted with in `persistence.encryption_key`; see docs/encryption.md."
+
+
+class BackupUnavailable(Unavailable):
+    code, title = "KNHK-5006", "Backups cannot be reached"
+    hint = "Check the address, the credentials (AWS_ACCESS_KEY_ID and so on) and the network, then try again."
 
 
 class Corrupt(KnhkError):

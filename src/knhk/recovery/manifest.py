@@ -7,7 +7,7 @@ Both lie in the snapshot's directory among the files that they list. Reads files
 Invariant: what the manifest does not say of a directory is not believed of it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,8 @@ import msgspec
 
 from knhk.domain.errors import BackupCorrupt
 from knhk.domain.receipt import SignedBlock
+from knhk.persistence.journal_check import Progress
+from knhk.persistence.verification import CheckSignature
 from knhk.ports.environment import PublicKey, Signer
 from knhk.recovery.durable_files import digest_of, write_durably
 
@@ -23,10 +25,6 @@ SIGNATURE_FILE: Final = "snapshot.json.sig"
 MANIFEST_PREFIX: Final = b"\x04"
 FORMAT: Final = 1
 _MACHINE_FILES: Final = frozenset({MANIFEST_FILE, SIGNATURE_FILE, "LOCK", "LOG"})
-
-Progress = Callable[[str, int, int], None]
-"""Called now and then with what is being done, how much of it is done, and how much there is."""
-CheckSignature = Callable[[PublicKey, bytes, bytes], bool]
 
 
 def silent(_stage: str, _done: int, _total: int) -> None:
@@ -82,15 +80,23 @@ class Signature(msgspec.Struct, frozen=True):
     public_key: str
     signature: str
 
+    def key(self) -> PublicKey:
+        """The key that is said to have signed. Raises ValueError."""
+        return PublicKey(self.key_id, bytes.fromhex(self.public_key), 0)
+
 
 def files_of(directory: Path) -> list[Path]:
     """The files of a snapshot or data directory, by name, without those that say nothing of its contents."""
     found = []
     for path in sorted(directory.rglob("*")):
-        name = path.name
-        if path.is_file() and name not in _MACHINE_FILES and not name.startswith(("LOG.old", ".snapshot.json")):
+        if path.is_file() and is_content(path.name):
             found.append(path)
     return found
+
+
+def is_content(name: str) -> bool:
+    """Whether a file of this name belongs to a snapshot's contents: not the manifest, a lock or a log for people."""
+    return name not in _MACHINE_FILES and not name.startswith(("LOG.old", ".snapshot.json"))
 
 
 def write(directory: Path, manifest: Manifest, signer: Signer) -> None:
@@ -133,8 +139,7 @@ def objection(raw: bytes, signature: bytes, keys: Mapping[str, PublicKey] | None
     """
     try:
         made = msgspec.json.decode(signature, type=Signature)
-        key = PublicKey(made.key_id, bytes.fromhex(made.public_key), 0)
-        signed = bytes.fromhex(made.signature)
+        key, signed = made.key(), bytes.fromhex(made.signature)
     except (msgspec.DecodeError, ValueError) as error:
         return f"{SIGNATURE_FILE} cannot be read: {error}"
     if keys is not None and all(key.raw != known.raw for known in keys.values()):
@@ -142,6 +147,11 @@ def objection(raw: bytes, signature: bytes, keys: Mapping[str, PublicKey] | None
     if not check(key, MANIFEST_PREFIX + raw, signed):
         return f"the signature does not verify with key {made.key_id!r}"
     return ""
+
+
+def signer_of(signature: bytes) -> PublicKey:
+    """The key in a signature that `objection` has accepted."""
+    return msgspec.json.decode(signature, type=Signature).key()
 
 
 def faults(directory: Path, manifest: Manifest, progress: Progress = silent) -> Iterator[str]:

@@ -139,7 +139,13 @@ class Snapshots:
         return heads
 
     def _finish(self, copy: Path, target: Path, heads: list[Head], at_ns: int) -> Snapshot:
-        """Write the manifest and give the snapshot its name."""
+        """Write the manifest and give the snapshot its name.
+
+        An empty log says nothing and is left out, because some S3 servers take a minute over an empty object.
+        """
+        for log in copy.glob("*.log"):
+            if log.stat().st_size == 0:
+                log.unlink()
         entries = [
             ListedFile(path.relative_to(copy).as_posix(), path.stat().st_size, self._digests.of(path))
             for path in files_of(copy)

@@ -1,0 +1,170 @@
+"""`knhk recover`, the whole of it: copy, replay, verify, switch; and what came of it."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from knhk.domain.errors import BackupCorrupt, Corrupt, InvalidConfiguration
+from knhk.domain.times import rfc3339
+from knhk.persistence import head_witness
+from knhk.persistence.journal_check import Progress, verify_all
+from knhk.persistence.rocksdb import RocksDbStore
+from knhk.persistence.verification import CheckSignature, Report, Trust
+from knhk.ports.environment import PublicKey
+from knhk.recovery.manifest import Head
+from knhk.recovery.restore import Source, Staging, offline
+
+OpenStore = Callable[[Path], RocksDbStore]
+"""Opens the store in a directory for reading."""
+
+
+class Recovered(msgspec.Struct):
+    """What a restore did. `until_ns` is the time of the newest block (0: none), `missing` what is known to be gone."""
+
+    data: str
+    source: str
+    kept: str
+    signed_by: str
+    heads: list[Head]
+    until_ns: int
+    report: Report
+    missing: list[str]
+    remarks: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-like data."""
+        return {
+            "data": self.data,
+            "source": self.source,
+            "recovered_to": rfc3339(self.until_ns) if self.until_ns else None,
+            "heads": [msgspec.to_builtins(head) for head in self.heads],
+            "missing": self.missing,
+            "remarks": self.remarks,
+            "old_data": self.kept or None,
+            "signed_by": self.signed_by or None,
+            "verification": self.report.to_dict(),
+        }
+
+
+def recover(
+    data: Path,
+    source: Source,
+    *,
+    pinned: list[PublicKey] | None,
+    check: CheckSignature,
+    open_store: OpenStore,
+    now_ns: int,
+    progress: Progress,
+) -> Recovered:
+    """Put what is in the source in the place of a data directory, which is kept beside it.
+
+    Raises:
+        DataDirectoryInUse: a server holds the data directory, or another restore is under way.
+        BackupCorrupt: the source is not what was written; nothing was changed.
+        DiskFull, StorageUnavailable, BackupUnavailable: the same command goes on where this one ended.
+    """
+    data = data.absolute()
+    data.parent.mkdir(parents=True, exist_ok=True)
+    with offline(data), Staging(data, source, 0).opened() as staging:
+        if staging.is_switching:
+            kept = staging.switch(now_ns)
+            with_report = _checked(data, source, pinned, check, open_store, progress)
+        else:
+            try:
+                staging.copy(progress)
+                with_report = _checked(staging.path, source, pinned, check, open_store, progress)
+            except BackupCorrupt:
+                staging.discard()
+                raise
+            except (Corrupt, InvalidConfiguration) as error:  # it cannot even be opened, such as a torn copy
+                staging.discard()
+                raise BackupCorrupt(f"{source.name}: {error.message}") from error
+            kept = staging.switch(now_ns)
+    heads, report, remarks = with_report
+    return Recovered(
+        data=str(data),
+        source=source.name,
+        kept="" if kept is None else str(kept),
+        signed_by="" if source.signer is None else source.signer.key_id,
+        heads=heads,
+        until_ns=max((head.at_ns for head in heads), default=0),
+        report=report,
+        missing=[] if kept is None else _lost(kept, heads),
+        remarks=remarks,
+    )
+
+
+def _checked(
+    path: Path,
+    source: Source,
+    pinned: list[PublicKey] | None,
+    check: CheckSignature,
+    open_store: OpenStore,
+    progress: Progress,
+) -> tuple[list[Head], Report, list[str]]:
+    """Verify the restored store. Raises BackupCorrupt, naming what is wrong."""
+    store = open_store(path)
+    try:
+        return asyncio.run(_check(store, source, pinned, check, progress))
+    finally:
+        asyncio.run(store.close())
+
+
+async def _check(
+    store: RocksDbStore, source: Source, pinned: list[PublicKey] | None, check: CheckSignature, progress: Progress
+) -> tuple[list[Head], Report, list[str]]:
+    keys, scanner, remarks = await store.keys(), store.scanner(), []
+    heads = []
+    for partition in scanner.partitions():
+        head = await store.head(partition)
+        if head is not None:
+            heads.append(Head.of(head))
+    if source.manifest is None:
+        remarks.append("the backup has no manifest: nobody vouches that it is whole; every byte of it was verified")
+        progress("files", 0, 0)
+        scanner.verify_files()
+    else:
+        _compare(source, keys, heads)
+    report = await verify_all(store, scanner, Trust.of(pinned or keys, check), progress)
+    if not report.valid:
+        named = "; ".join(report.problems[:5])
+        raise BackupCorrupt(f"{source.name} does not verify ({report.problem_count} problems): {named}")
+    return heads, report, remarks
+
+
+def _compare(source: Source, keys: list[PublicKey], heads: list[Head]) -> None:
+    """What the manifest says of the journal against the journal itself."""
+    manifest, signer = source.manifest, source.signer
+    assert manifest is not None
+    assert signer is not None
+    if keys and all(key.raw != signer.raw for key in keys):
+        raise BackupCorrupt(
+            f"{source.name}: the manifest is signed by key {signer.key_id!r}, which never signed this journal"
+        )
+    found = {head.partition: head for head in heads}
+    for promised in manifest.heads:
+        head = found.get(promised.partition)
+        if head is None or head.height < promised.height:
+            raise BackupCorrupt(
+                f"{source.name}: partition {promised.partition} ends before block {promised.height}, "
+                "which the manifest says is in it"
+            )
+
+
+def _lost(kept: Path, heads: list[Head]) -> list[str]:
+    """What the old data directory had acknowledged and the new one does not have."""
+    try:
+        noted = head_witness.read(kept)
+    except (Corrupt, OSError) as error:
+        return [f"it is not known up to where the old data went: {error}"]
+    if noted is None:
+        return ["it is not known up to where the old data went: they have no journal.head"]
+    found = {head.partition: head.height for head in heads}
+    return [
+        f"blocks {found.get(partition, -1) + 1} to {tip.height} of partition {partition}, which the old data had"
+        for partition, tip in sorted(noted.items())
+        if tip.height > found.get(partition, -1)
+    ]
