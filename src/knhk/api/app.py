@@ -14,6 +14,7 @@ from litestar.openapi.spec import License
 from litestar.params import Body, HeaderParameter, PathParameter, QueryParameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
+from knhk.api.definitions import definition_handlers
 from knhk.api.description import EVENT_RESPONSES, SUBMIT_RESPONSES, ReasonOperation, SubmitOperation, problem_responses
 from knhk.api.submit import Answer, SubmitRoute, internal_error, problem_answer, too_long
 from knhk.domain import identifier
@@ -51,7 +52,13 @@ Reasoned = Annotated[Reason | None, Body(description="Optional: a reason, kept i
 def create_app(control: Control, route: SubmitRoute, *, version: str, further: Sequence[Any] = ()) -> Litestar:
     """The API as an ASGI application; `route` answers submissions, `further` are the handlers of other files."""
     return Litestar(
-        route_handlers=[_submit_handler(route), *_read_handlers(control), *_change_handlers(control), *further],
+        route_handlers=[
+            _submit_handler(route),
+            *_read_handlers(control),
+            *_change_handlers(control),
+            *definition_handlers(control.definitions),
+            *further,
+        ],
         openapi_config=OpenAPIConfig(
             title="KNHK",
             version=version,

@@ -86,8 +86,12 @@ EVENT_RESPONSES: Final = {
 _ANY_OBJECT: Final = Schema(type=OpenAPIType.OBJECT)
 _ENVELOPE: Final = Schema(
     type=OpenAPIType.OBJECT,
-    required=["descriptor"],
     properties={
+        "name": Schema(type=OpenAPIType.STRING, description="A registered definition, in place of `descriptor`."),
+        "version": Schema(
+            any_of=[Schema(type=OpenAPIType.STRING), Schema(type=OpenAPIType.INTEGER)],
+            description="Its number, label or digest; the newest, if it is left out.",
+        ),
         "descriptor": Schema(
             any_of=[_ANY_OBJECT, Schema(type=OpenAPIType.STRING)], description="In JSON, or as text in YAML."
         ),
@@ -107,6 +111,21 @@ class SubmitOperation(Operation):
             content={
                 "application/yaml": OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING)),
                 "application/json": OpenAPIMediaType(schema=Schema(any_of=[_ANY_OBJECT, _ENVELOPE])),
+            },
+        )
+
+
+@dataclass
+class DefinitionOperation(Operation):
+    """A descriptor as the body, which the handler reads by itself."""
+
+    def __post_init__(self) -> None:
+        self.request_body = RequestBody(
+            description="A descriptor (docs/descriptor.md).",
+            required=True,
+            content={
+                "application/yaml": OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING)),
+                "application/json": OpenAPIMediaType(schema=_ANY_OBJECT),
             },
         )
 

@@ -1,7 +1,8 @@
 """POST /workflows, the hot path: from the bytes of a request to the bytes of its answer.
 
 fast_path.py calls it straight from the HTTP parser, app.py for the documented route; both give the same answers. The
-body is a descriptor in YAML or JSON, or the JSON envelope {"descriptor": ..., "inputs": {...}}.
+body is a descriptor in YAML or JSON, or the JSON envelope {"descriptor": ..., "inputs": {...}}, which may name a
+registered definition in place of the descriptor: {"name": ..., "version": ..., "inputs": {...}}.
 """
 
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 import msgspec
+from msgspec.structs import replace
 
 from knhk.domain.errors import InvalidDescriptor, InvalidParameter, KnhkError, PayloadTooLarge
 from knhk.domain.identifier import to_text
@@ -27,13 +29,17 @@ _PROBLEM: Final = (b"content-type", MEDIA_TYPE.encode())
 
 
 class Envelope(msgspec.Struct, forbid_unknown_fields=True):
-    """A descriptor together with what it is given."""
+    """A descriptor, or the name and perhaps version of a registered one, together with what it is given."""
 
-    descriptor: str | dict[str, Any]
+    descriptor: str | dict[str, Any] | None = None
     inputs: dict[str, Any] = {}
+    name: str = ""
+    version: str | int = ""
 
 
+_HINT: Final = 'Send {"descriptor": ..., "inputs": {...}} or {"name": ..., "version": ..., "inputs": {...}}.'
 _ENVELOPE = msgspec.json.Decoder(Envelope)
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _KEYS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENCODER = msgspec.json.Encoder()
 
@@ -69,11 +75,10 @@ class SubmitRoute:
                 key = value.decode("latin-1")
             elif name == b"traceparent":
                 traceparent = value.decode("latin-1")[:128]
-        inputs: dict[str, Any] = {}
-        if body[:1] == b"{" and b'"descriptor"' in body:
-            body, inputs = _open(body)
         wait_s = _wait_s(query) if query else 0.0
-        submission = Submission(body, inputs, key, traceparent=traceparent)
+        submission = Submission(body, {}, key, traceparent=traceparent)
+        if body[:1] == b"{" and (b'"descriptor"' in body or b'"apiVersion"' not in body):
+            submission = _opened(submission)
         return await self._control.submit(submission, wait_s=wait_s)
 
 
@@ -98,25 +103,33 @@ def internal_error(error: Exception) -> Answer:
     return INTERNAL, [_PROBLEM], _ENCODER.encode(problem)
 
 
-def _open(body: bytes) -> tuple[bytes, dict[str, Any]]:
-    """Descriptor and inputs of an envelope; a JSON descriptor that merely contains the word is left as it is."""
+def _opened(submission: Submission) -> Submission:
+    """What an envelope asks for; a JSON descriptor that merely contains its words is left as it is."""
+    body = submission.descriptor
     try:
         envelope = _ENVELOPE.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         if not _is_envelope(body):
-            return body, {}
-        raise InvalidParameter(f'the envelope {{"descriptor": ..., "inputs": ...}} is wrong: {error}') from error
-    if isinstance(envelope.descriptor, str):
-        return envelope.descriptor.encode(), envelope.inputs
-    return _ENCODER.encode(envelope.descriptor), envelope.inputs
+            return submission
+        raise InvalidParameter(f"the envelope is wrong: {error}", hint=_HINT) from error
+    named, descriptor = envelope.name, envelope.descriptor
+    if (descriptor is None) is not bool(named):
+        raise InvalidParameter("the envelope must have either `descriptor` or `name`", hint=_HINT)
+    if descriptor is not None:
+        if envelope.version != "":
+            raise InvalidParameter("`version` goes with the `name` of a definition", hint=_HINT)
+        text = descriptor.encode() if isinstance(descriptor, str) else _ENCODER.encode(descriptor)
+        return replace(submission, descriptor=text, inputs=envelope.inputs)
+    return replace(submission, descriptor=b"", inputs=envelope.inputs, definition=named, version=str(envelope.version))
 
 
 def _is_envelope(body: bytes) -> bool:
-    """Whether the word is one of the outermost keys; what cannot be read at all is left to the descriptor's reader."""
+    """Whether its words are among the outermost keys; what cannot be read at all is left to the descriptor's reader."""
     try:
-        return "descriptor" in _KEYS.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+        keys = _KEYS.decode(body)
+    except _UNREADABLE:
         return False
+    return "descriptor" in keys or ("name" in keys and "apiVersion" not in keys)
 
 
 @lru_cache(maxsize=64)

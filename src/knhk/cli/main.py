@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 from knhk.cli import (
     actions,
     debug,
+    definition,
     diagnostics,
     exit_codes,
     logs,
@@ -65,6 +66,7 @@ app.command("serve")(server.serve)
 app.command("run")(run.run)
 app.command("init")(server.init)
 app.add_typer(workflow.app)
+app.add_typer(definition.app)
 app.add_typer(receipts.app)
 app.add_typer(logs.app)
 app.add_typer(actions.app)

@@ -40,6 +40,7 @@ _FIELDS = (
     "cost_center",
     "covenant",
     "labels",
+    "definition",
     "submitted_at",
     "started_at",
     "ended_at",
@@ -55,7 +56,8 @@ _FIELDS = (
 )
 
 
-def _client(server: str) -> "Client":
+def connect(server: str) -> "Client":
+    """A client of a server's API."""
     from knhk.cli.client import Client
 
     return Client(server)
@@ -92,7 +94,15 @@ def _cell(step: dict[str, Any], column: str) -> Any:
 
 @app.command()
 def submit(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The descriptor, YAML or JSON; - for stdin.")],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="The descriptor, YAML or JSON; - for stdin.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", "-n", help="Run a registered definition in place of a FILE.")
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option("--version", help="With --name: its number, label or digest; else the newest.")
+    ] = None,
     given: InputOption = None,
     inputs: InputsOption = None,
     idempotency_key: Annotated[
@@ -105,22 +115,30 @@ def submit(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Submit a workflow. With --wait, exits 1 if it ended without completing."""
-    descriptor = read_bytes(file)
-    values = read_inputs(given, inputs)
-    body, content_type = descriptor, "application/yaml"
-    if values:
-        body, content_type = _envelope(descriptor, values), "application/json"
-    elif descriptor.lstrip()[:1] == b"{":
-        content_type = "application/json"
+    body, content_type = _submission(file, name, version, read_inputs(given, inputs))
     headers = {"Content-Type": content_type}
     if idempotency_key is not None:
         headers["Idempotency-Key"] = _header(idempotency_key)
-    with _client(server) as client:
+    with connect(server) as client:
         answer = client.request(
             "POST", "/workflows", query={"wait": wait}, body=body, headers=headers, wait_s=_seconds(wait)
         )
     emit(answer, output, lambda: print_workflow(answer))
     _exit_by(answer["state"])
+
+
+def _submission(file: Path | None, name: str | None, version: str | None, values: dict[str, Any]) -> tuple[bytes, str]:
+    """The body of a submission and its type."""
+    if (file is None) is (name is None):
+        raise InvalidParameter("give either a FILE or --name", hint="`knhk definition list` shows registered names.")
+    if file is None:
+        return json.dumps({"name": name, "version": version or "", "inputs": values}).encode(), "application/json"
+    if version is not None:
+        raise InvalidParameter("--version goes with --name", hint="A FILE has no versions before it is registered.")
+    descriptor = read_bytes(file)
+    if values:
+        return _envelope(descriptor, values), "application/json"
+    return descriptor, "application/json" if descriptor.lstrip()[:1] == b"{" else "application/yaml"
 
 
 def _envelope(descriptor: bytes, inputs: dict[str, Any]) -> bytes:
@@ -155,7 +173,7 @@ def _exit_by(state: str) -> None:
 @app.command()
 def status(workflow_id: IdArgument, server: ServerOption = SERVER, output: OutputOption = Output.TABLE) -> None:
     """State, steps, failure and what the workflow waits for."""
-    with _client(server) as client:
+    with connect(server) as client:
         shown = client.request("GET", _path(workflow_id))
     emit(shown, output, lambda: print_workflow(shown))
 
@@ -174,7 +192,7 @@ def inspect(
     from knhk.cli.bars import plain
     from knhk.cli.trace import print_attempts, print_timing, read_timing
 
-    with _client(server) as client:
+    with connect(server) as client:
         shown = client.request("GET", _path(workflow_id), query={"verbose": "true" if verbose else None})
         if verbose:
             shown["history"] = client.request("GET", f"{_path(workflow_id)}/receipts")["receipts"]
@@ -205,7 +223,7 @@ def list_workflows(
     """Workflows, newest first."""
     query: dict[str, str | int | None] = {"state": state, "name": name, "department": department}
     found: list[dict[str, Any]] = []
-    with _client(server) as client:
+    with connect(server) as client:
         while True:
             # A page reads a bounded part of the journal and may be short although more follow.
             page = client.request("GET", "/workflows", query={**query, "limit": limit - len(found), "cursor": cursor})
@@ -230,7 +248,7 @@ def list_workflows(
 def _change(verb: str, workflow_id: str, reason: str | None, server: str, output: Output) -> None:
     body = None if reason is None else json.dumps({"reason": reason}).encode()
     headers = {} if body is None else {"Content-Type": "application/json"}
-    with _client(server) as client:
+    with connect(server) as client:
         shown = client.request("POST", f"{_path(workflow_id)}/{verb}", body=body, headers=headers)
     emit(shown, output, lambda: print_workflow(shown))
 
@@ -283,7 +301,7 @@ def retry(workflow_id: IdArgument, server: ServerOption = SERVER, output: Output
 @app.command()
 def delete(workflow_id: IdArgument, server: ServerOption = SERVER, output: OutputOption = Output.TABLE) -> None:
     """Erase the inputs and outputs of an ended workflow. Its receipts stay and still verify."""
-    with _client(server) as client:
+    with connect(server) as client:
         answer = client.request("DELETE", _path(workflow_id))
     emit(answer, output, lambda: print_fields(answer.items()))
 
@@ -298,7 +316,7 @@ def watch(
     from knhk.cli.live import display
 
     path = _path(workflow_id)
-    with _client(server) as client:
+    with connect(server) as client:
         with display(workflow_id) as shown_live:
             for receipt in client.events(workflow_id):
                 shown_live.show(receipt)

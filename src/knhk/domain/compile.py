@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from knhk.domain.block_scope import EVERYWHERE, BlockScope
+from knhk.domain.compile_limits import compile_limits
 from knhk.domain.compile_steps import NAME, StepCompiler
 from knhk.domain.compile_values import ONCE, ValueCompiler
 from knhk.domain.complaints import Complaints, Path
@@ -81,6 +82,7 @@ class _Compiler:
         steps = self._steps.block(scope)
         outputs = self._outputs(spec.outputs, scope) if spec.outputs else ()
         invariants = self._invariants(spec, scope) if spec.invariants else ()
+        limits = compile_limits(spec, self._values, scope, self._complaints)
         scope.check(declared_names(inputs_schema), self._complaints)
         plan = Plan(
             digest=digest,
@@ -94,6 +96,7 @@ class _Compiler:
             inputs_schema=inputs_schema,
             outputs=outputs,
             invariants=invariants,
+            limits=limits,
         )
         if plan.covenant != "Sigma" or invariants:
             check_covenant(plan, self._complaints)

@@ -26,14 +26,18 @@ from knhk.domain.descriptor_shape import (
     Value,
     check,
 )
+from knhk.domain.limits import HIGHEST_PRIORITY, OnLimit
 from knhk.domain.plan import CovenantName, EndState, Semantics
 
 MAX_RETRIES: Final = 1000
+MAX_LIMIT: Final = 1_000_000
 COVENANTS: Final = ("O", "Sigma", "Q", "Pi", "MAPEK", "Chatman")
 
 Retries = Annotated[int, msgspec.Meta(ge=0, le=MAX_RETRIES)]
 Attempts = Annotated[int, msgspec.Meta(ge=1, le=MAX_RETRIES + 1)]
 Factor = Annotated[float, msgspec.Meta(ge=1, le=1000)]
+LimitCount = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
+Priority = Annotated[int, msgspec.Meta(ge=0, le=HIGHEST_PRIORITY)]
 JsonSchema = dict[str, Any] | bool
 
 
@@ -78,6 +82,22 @@ class InvariantPart(msgspec.Struct, forbid_unknown_fields=True):
     rule: str
 
 
+class ConcurrencyPart(msgspec.Struct, forbid_unknown_fields=True):
+    """`spec.concurrency`."""
+
+    limit: LimitCount
+    key: str | None = None
+    on_limit: OnLimit | None = None
+
+
+class RateLimitPart(msgspec.Struct, forbid_unknown_fields=True):
+    """`spec.rate_limit`."""
+
+    limit: LimitCount
+    per: str
+    key: str | None = None
+
+
 class SpecPart(msgspec.Struct, forbid_unknown_fields=True):
     """`spec`."""
 
@@ -89,6 +109,9 @@ class SpecPart(msgspec.Struct, forbid_unknown_fields=True):
     inputs: dict[str, Any] | None = None
     outputs: dict[str, Any] | None = None
     invariants: list[str | InvariantPart] | None = None
+    concurrency: ConcurrencyPart | None = None
+    rate_limit: RateLimitPart | None = None
+    priority: Priority | None = None
 
 
 class MetadataPart(msgspec.Struct, forbid_unknown_fields=True):
@@ -158,6 +181,24 @@ _INVARIANT: Final = Object(
         "rule": Field(Text(), "CEL over inputs, steps.<name>.output, run and resources.", required=True),
     }
 )
+_KEY: Final = "Text with ${{ CEL }} over inputs; runs that give the same count together. Default: the workflow's name."
+_CONCURRENCY: Final = Object(
+    {
+        "limit": Field(Integer(1, MAX_LIMIT), "How many runs with the same key may be under way.", required=True),
+        "key": Field(Text(), _KEY),
+        "on_limit": Field(
+            Choice(("queue", "cancel", "fail")),
+            "What becomes of a further one: it waits, or ends at once as cancelled or failed. Default queue.",
+        ),
+    }
+)
+_RATE_LIMIT: Final = Object(
+    {
+        "limit": Field(Integer(1, MAX_LIMIT), "How many runs with the same key may start within `per`.", required=True),
+        "per": Field(Text(), f"{_DURATION}.", required=True),
+        "key": Field(Text(), _KEY),
+    }
+)
 _SPEC: Final = Object(
     {
         "covenant": Field(Choice(COVENANTS), "What the platform promises about each run. Default Sigma."),
@@ -169,6 +210,12 @@ _SPEC: Final = Object(
         ),
         "outputs": Field(MapOf(Value()), "What a run gives: expressions by name, or {value, schema}."),
         "invariants": Field(ListOf(Either(Text(), _INVARIANT)), "Rules of covenant Q, as CEL."),
+        "concurrency": Field(_CONCURRENCY, "How many runs may be under way at the same time."),
+        "rate_limit": Field(_RATE_LIMIT, "How often runs may start."),
+        "priority": Field(
+            Integer(0, HIGHEST_PRIORITY),
+            "Among the runs of a department that wait, greater ones start first. Default 50.",
+        ),
         "steps": Field(
             ListOf(_STEP), "The steps. Each starts when those that it depends on have completed.", required=True
         ),

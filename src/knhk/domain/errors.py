@@ -6,9 +6,9 @@
     ├── Refused         understood and not allowed, now or at all                       HTTP 403/429, exit 3
     │   ├── Overloaded (retryable), CovenantViolated
     ├── NotFound        no such thing                                                   HTTP 404, exit 4
-    │   ├── WorkflowNotFound, ReceiptNotFound, DataErased, WorkflowPruned
+    │   ├── WorkflowNotFound, ReceiptNotFound, DefinitionNotFound, DataErased, WorkflowPruned
     ├── Conflict        it contradicts what already happened                            HTTP 409, exit 5
-    │   ├── IdempotencyConflict, IllegalTransition, Fenced, DataDirectoryInUse
+    │   ├── IdempotencyConflict, IllegalTransition, Fenced, DataDirectoryInUse, DefinitionConflict
     ├── Unavailable     a part is down; retry later (retryable)                         HTTP 503, exit 6
     │   ├── StorageUnavailable, DiskFull, ShuttingDown, ServerUnreachable, BackupUnavailable,
     │       Unsupported and EncryptionKeyUnavailable (not retryable)
@@ -136,6 +136,11 @@ class WorkflowPruned(NotFound):
     hint = "It was past `persistence.retention_days`. If it was archived, see `knhk archive show`."
 
 
+class DefinitionNotFound(NotFound):
+    code, title = "KNHK-3003", "No such definition"
+    hint = "List the known ones with `knhk definition list`, and the versions of one with `knhk definition show NAME`."
+
+
 class Conflict(KnhkError):
     code, title = "KNHK-4000", "Conflict"
 
@@ -158,6 +163,11 @@ class Fenced(Conflict):
 class DataDirectoryInUse(Conflict):
     code, title = "KNHK-4004", "Data directory is in use"
     hint = "Stop the server that holds it, or use another directory with --data."
+
+
+class DefinitionConflict(Conflict):
+    code, title = "KNHK-4005", "A version of a definition never changes"
+    hint = "Put the change as a new version, with a label of its own."
 
 
 class Unavailable(KnhkError):

@@ -37,6 +37,8 @@ class Kind(StrEnum):
     TIMER_SET = "timer.set"
     TIMER_FIRED = "timer.fired"
     PAYLOAD_ERASED = "payload.erased"
+    DEFINITION_PUT = "definition.put"
+    DEFINITION_RETIRED = "definition.retired"
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -53,7 +55,11 @@ class Detail(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Submitted(Detail, frozen=True, gc=False):
-    """A run was accepted. `traceparent` is the submitter's W3C trace context, empty if there was none."""
+    """A run was accepted. `traceparent` is the submitter's W3C trace context, empty if there was none.
+
+    `definition` and `version` name what the run was submitted from; empty and 0 if the descriptor came with it. The
+    keys are those under which it counts for its limits, empty where it has none.
+    """
 
     name: str
     department: str = ""
@@ -63,12 +69,21 @@ class Submitted(Detail, frozen=True, gc=False):
     idempotency_key: str = ""
     traceparent: str = ""
     labels: Mapping[str, str] = {}
+    definition: str = ""
+    version: int = 0
+    priority: int = 50
+    concurrency_key: str = ""
+    rate_key: str = ""
 
 
 class Started(Detail, frozen=True, gc=False):
-    """A slot was given to the run. `deadline_ns` is when it times out (Unix time, 0 for never)."""
+    """A slot was given to the run. `deadline_ns` is when it times out (Unix time, 0 for never).
+
+    `counts_until_ns` is until when this start counts for its rate limit, 0 if it has none.
+    """
 
     deadline_ns: int = 0
+    counts_until_ns: int = 0
 
 
 class Paused(Detail, frozen=True, gc=False):
@@ -149,6 +164,27 @@ class PayloadErased(Detail, frozen=True, gc=False):
     reason: str = ""
 
 
+class DefinitionPut(Detail, frozen=True, gc=False):
+    """A version of a definition was registered; it never changes. Versions count from 1, `label` is a name for one."""
+
+    name: str
+    version: int
+    digest: bytes
+    label: str = ""
+    department: str = ""
+    note: str = ""
+
+
+class DefinitionRetired(Detail, frozen=True, gc=False):
+    """No further runs start from the definition, until another version is put."""
+
+    name: str
+    reason: str = ""
+
+
+RecordDetail = DefinitionPut | DefinitionRetired
+"""What stands on chains that are no runs: each such chain is the record of one thing, here of one definition."""
+
 AnyDetail = (
     Submitted
     | Started
@@ -167,6 +203,8 @@ AnyDetail = (
     | TimerSet
     | TimerFired
     | PayloadErased
+    | DefinitionPut
+    | DefinitionRetired
 )
 
 DETAILS: Final[dict[Kind, type[Detail]]] = {
@@ -187,6 +225,8 @@ DETAILS: Final[dict[Kind, type[Detail]]] = {
     Kind.TIMER_SET: TimerSet,
     Kind.TIMER_FIRED: TimerFired,
     Kind.PAYLOAD_ERASED: PayloadErased,
+    Kind.DEFINITION_PUT: DefinitionPut,
+    Kind.DEFINITION_RETIRED: DefinitionRetired,
 }
 KIND_OF: Final[dict[type[Detail], str]] = {detail: kind.value for kind, detail in DETAILS.items()}
 TERMINAL: Final = frozenset(

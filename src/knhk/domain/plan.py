@@ -5,7 +5,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from knhk.domain.expressions import Condition, Template
+from knhk.domain.expressions import Condition, Scope, Template
+from knhk.domain.limits import NO_LIMITS, Limits, key_of
 
 EndState = Literal["completed", "failed", "skipped"]
 Semantics = Literal["at_least_once", "at_most_once"]
@@ -137,6 +138,7 @@ class Plan(msgspec.Struct, frozen=True):
     inputs_schema: Mapping[str, Any] | None
     outputs: tuple[Output, ...]
     invariants: tuple[Invariant, ...]
+    limits: Limits = NO_LIMITS
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -152,3 +154,13 @@ class Plan(msgspec.Struct, frozen=True):
         """The action of the step with a path, empty if there is no such step."""
         index = self.index_of.get(step)
         return "" if index is None else self.steps[index].action
+
+
+def keys_of(plan: Plan, inputs: Mapping[str, Any]) -> tuple[str, str]:
+    """The concurrency key and the rate key of a run with these inputs. Raises InvalidInputs."""
+    facts = {"name": plan.name, "department": plan.department, "labels": dict(plan.labels), "covenant": plan.covenant}
+    scope, limits = Scope(inputs, {}, facts), plan.limits
+    return (
+        key_of(limits.concurrency, "concurrency", plan.name, scope),
+        key_of(limits.rate_limit, "rate_limit", plan.name, scope),
+    )

@@ -132,6 +132,8 @@ _APPLY: Final[dict[type[ev.Detail], Callable[[Run, Event, Any], None]]] = {
     ev.TimerSet: step_folds.timer_set,
     ev.TimerFired: _nothing,
     ev.PayloadErased: _payload_erased,
+    ev.DefinitionPut: _nothing,
+    ev.DefinitionRetired: _nothing,
 }
 
 

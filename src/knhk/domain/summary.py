@@ -31,6 +31,10 @@ class Summary(msgspec.Struct, array_like=True):
     labels: Mapping[str, str] = {}
     traceparent: str = ""
     retried_at_ns: int = 0
+    definition: str = ""
+    version: int = 0
+    concurrency_key: str = ""
+    rate_key: str = ""
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -57,6 +61,8 @@ def fold(summary: Summary, event: Event) -> None:
             summary.covenant, summary.steps = covenant, steps
             summary.labels = event.detail.labels
             summary.traceparent = event.detail.traceparent
+            summary.definition, summary.version = event.detail.definition, event.detail.version
+            summary.concurrency_key, summary.rate_key = event.detail.concurrency_key, event.detail.rate_key
             summary.submitted_at_ns = event.at_ns
         case ev.Started():
             summary.state = RunState.RUNNING

@@ -4,6 +4,9 @@ from collections.abc import Callable
 from typing import Final
 
 from knhk.domain.errors import DiskFull, Overloaded, ShuttingDown, Unavailable
+from knhk.domain.limits import NO_LIMITS
+from knhk.domain.plan import Plan
+from knhk.engine.queue import Queue
 
 _MOST_UNCOMMITTED_RECEIPTS: Final = 50_000
 _RETRY_AFTER_S: Final = 1.0
@@ -17,12 +20,12 @@ class Admission:
         *,
         max_queued: int,
         has_slot: Callable[[], bool],
-        queued: Callable[[], int],
+        queue: Queue,
         uncommitted: Callable[[], int],
         fault: Callable[[], Unavailable | None],
     ) -> None:
         self._max_queued = max_queued
-        self._has_slot, self._queued, self._uncommitted, self._fault = has_slot, queued, uncommitted, fault
+        self._has_slot, self._queue, self._uncommitted, self._fault = has_slot, queue, uncommitted, fault
         self.closed = False
         self.low_disk: DiskFull | None = None
         self.rejections: dict[str, int] = {"overloaded": 0, "unavailable": 0, "shutting_down": 0}
@@ -31,9 +34,44 @@ class Admission:
         """Let a new run in.
 
         Raises:
+            ShuttingDown, DiskFull, StorageUnavailable: see check_open.
+            Overloaded: no department could have a place in the queue, or commits have fallen behind.
+        """
+        self.check_open()
+        if not self._has_slot() and len(self._queue) >= 2 * self._max_queued:
+            raise self._full()
+        if self._uncommitted() > _MOST_UNCOMMITTED_RECEIPTS:
+            self.rejections["overloaded"] += 1
+            raise Overloaded("commits have fallen behind what comes in", retry_after_s=_RETRY_AFTER_S)
+
+    def check_place(self, plan: Plan) -> None:
+        """Let in a run of a department, into a slot or the queue.
+
+        Once the queue is full, it still takes runs of departments that have less than an equal share of it, so that one
+        that floods it does not shut out the others. All of them together are never more than twice `max_queued`.
+
+        Raises Overloaded.
+        """
+        queue, most = self._queue, self._max_queued
+        if len(queue) < most or (self._has_slot() and plan.limits is NO_LIMITS):
+            return
+        waiting = queue.of(plan.department)
+        share = most // (queue.departments + (0 if waiting else 1))
+        if waiting >= share or len(queue) >= 2 * most:
+            raise self._full()
+
+    def _full(self) -> Overloaded:
+        self.rejections["overloaded"] += 1
+        return Overloaded(
+            f"all slots are taken and {len(self._queue)} workflows are queued already", retry_after_s=_RETRY_AFTER_S
+        )
+
+    def check_open(self) -> None:
+        """Let in what needs no slot.
+
+        Raises:
             ShuttingDown: the process is about to end.
             DiskFull, StorageUnavailable: nothing can be committed now.
-            Overloaded: every slot and every place in the queue is taken, or commits have fallen behind.
         """
         if self.closed:
             self.rejections["shutting_down"] += 1
@@ -42,12 +80,3 @@ class Admission:
         if fault is not None:
             self.rejections["unavailable"] += 1
             raise type(fault)(fault.message, retry_after_s=_RETRY_AFTER_S)
-        if not self._has_slot() and self._queued() >= self._max_queued:
-            self.rejections["overloaded"] += 1
-            raise Overloaded(
-                f"all slots are taken and {self._max_queued} workflows are queued already",
-                retry_after_s=_RETRY_AFTER_S,
-            )
-        if self._uncommitted() > _MOST_UNCOMMITTED_RECEIPTS:
-            self.rejections["overloaded"] += 1
-            raise Overloaded("commits have fallen behind what comes in", retry_after_s=_RETRY_AFTER_S)

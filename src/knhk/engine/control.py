@@ -21,12 +21,14 @@ from knhk.domain.errors import (
     IllegalTransition,
     InvalidParameter,
     ReceiptCorrupt,
+    StorageUnavailable,
     Unavailable,
     WorkflowNotFound,
 )
 from knhk.domain.event import Event
 from knhk.domain.identifier import to_text
-from knhk.domain.plan import Plan
+from knhk.domain.limits import NO_LIMITS
+from knhk.domain.plan import Plan, keys_of
 from knhk.domain.receipt import Sealed
 from knhk.domain.run import RETRYABLE, Run, RunState, begun_at_most_once, steps_to_retry
 from knhk.domain.summary import Summary
@@ -34,6 +36,8 @@ from knhk.engine import views
 from knhk.engine.admission import Admission
 from knhk.engine.arrivals import Arrivals
 from knhk.engine.committer import Batch, Committer
+from knhk.engine.definitions import Definitions
+from knhk.engine.holders import MOST_NAMED
 from knhk.engine.live import LiveRun
 from knhk.engine.loader import Loader
 from knhk.engine.plans import Plans
@@ -47,16 +51,22 @@ from knhk.ports.storage import Projections
 _SCAN: Final = 5_000
 _LONGEST_KEY: Final = 255
 _NO_INPUTS: Final = payload.encode({})
+_NO_KEYS: Final = ("", "")
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """A request to run a workflow: the descriptor's text, the inputs, who asks and how often they may have asked."""
+    """A request to run a workflow: the descriptor's text, the inputs, who asks and how often they may have asked.
 
-    descriptor: bytes
+    In place of the text, `definition` and `version` may name a registered one; no version is the newest.
+    """
+
+    descriptor: bytes = b""
     inputs: Mapping[str, Any] = {}
     idempotency_key: str = ""
     actor: str = "api"
     traceparent: str = ""
+    definition: str = ""
+    version: str = ""
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -98,6 +108,7 @@ class Control:
         loader: Loader,
         arrivals: Arrivals,
         plans: Plans,
+        definitions: Definitions,
         journal: Journal,
         projections: Projections,
         watchers: Watchers,
@@ -109,6 +120,7 @@ class Control:
         self._loader, self._arrivals, self._plans = loader, arrivals, plans
         self._journal, self._projections = journal, projections
         self._watchers, self._clock, self._ids = watchers, clock, ids
+        self.definitions = definitions
         self._claims: dict[bytes, Batch] = {}
 
     def validate(self, descriptor: bytes) -> Plan:
@@ -119,7 +131,7 @@ class Control:
         """Take a workflow in; return once that is committed, or with `wait_s` once it has ended or the time is over.
 
         Raises:
-            InvalidDescriptor, InvalidInputs, InvalidParameter: nothing was written.
+            InvalidDescriptor, InvalidInputs, InvalidParameter, DefinitionNotFound: nothing was written.
             Overloaded, ShuttingDown, DiskFull: nothing was written.
             StorageUnavailable: it is not known whether it was written; repeat with the same idempotency key.
             IdempotencyConflict: the key was used with another request.
@@ -241,6 +253,7 @@ class Control:
                     hint="Find out whether it took effect, and submit a new workflow for what is left.",
                 )
             self._admission.check()
+            self._require_key(live)
             steps = steps_to_retry(run)
             deadline = self._scheduler.deadline_of(run, self._clock.now_ns())
             await self._record(live, ev.Retried(steps, deadline), actor)
@@ -260,9 +273,18 @@ class Control:
             await self._record(live, ev.PayloadErased(reason), actor)
 
     async def _accept(self, submission: Submission, claim: Claim | None, wait_s: float) -> Accepted:
-        plan = self._plans.compile(submission.descriptor)
+        number = 0
+        if submission.definition:
+            version, plan = await self.definitions.resolve(submission.definition, submission.version)
+            number = version.number
+            known = None if claim is None else await self._known(claim)
+            if known is not None:  # The same request came in while the definition was looked up.
+                return await self._replay(known, wait_s)
+        else:
+            plan = self._plans.compile(submission.descriptor)
         inputs = check_inputs(plan, submission.inputs)
-        live = self._create(plan, inputs, submission, claim)
+        self._admission.check_place(plan)
+        live = self._create(plan, inputs, submission, claim, number)
         batch = live.batch
         assert batch is not None
         run = live.run
@@ -277,7 +299,10 @@ class Control:
             return Accepted(run.workflow_id, run.state, results=live.results, failure=run.failure)
         return Accepted(run.workflow_id, RunState.RUNNING if run.ended else run.state)
 
-    def _create(self, plan: Plan, inputs: Mapping[str, Any], submission: Submission, claim: Claim | None) -> LiveRun:
+    def _create(
+        self, plan: Plan, inputs: Mapping[str, Any], submission: Submission, claim: Claim | None, version: int
+    ) -> LiveRun:
+        keys = keys_of(plan, inputs) if plan.limits is not NO_LIMITS else _NO_KEYS
         run = Run(self._ids.next_id(self._partition) if claim is None else claim.workflow_id, plan)
         live = LiveRun(run, inputs)
         raw = payload.encode(inputs) if inputs else _NO_INPUTS
@@ -290,10 +315,15 @@ class Control:
             submission.idempotency_key,
             submission.traceparent,
             plan.labels,
+            submission.definition,
+            version,
+            plan.limits.priority,
+            *keys,
         )
         event = Event(self._clock.now_ns(), detail, actor=submission.actor, input_digest=payload.digest(raw))
         committer = self._committer
-        committer.keep_descriptor(plan.digest, submission.descriptor)
+        if not version:
+            committer.keep_descriptor(plan.digest, submission.descriptor)
         committer.add(live, event, given=raw if inputs else None)
         if claim is not None and live.batch is not None:
             committer.claim(claim)
@@ -305,10 +335,13 @@ class Control:
 
     def _claim_of(self, submission: Submission) -> Claim:
         key = submission.idempotency_key
-        if len(key) > _LONGEST_KEY:
-            raise InvalidParameter(f"Idempotency-Key: at most {_LONGEST_KEY} characters")
+        if len(key) > _LONGEST_KEY or "\0" in key:
+            raise InvalidParameter(f"Idempotency-Key: at most {_LONGEST_KEY} characters, and none of them NUL")
         inputs = payload.encode(submission.inputs)
-        request = sha256(submission.descriptor + b"\x00" + inputs).digest()
+        what = submission.descriptor
+        if submission.definition:
+            what = f"\0{submission.definition}\0{submission.version}".encode()
+        request = sha256(what + b"\x00" + inputs).digest()
         return Claim(sha256(key.encode()).digest(), self._ids.next_id(self._partition), request)
 
     async def _known(self, claim: Claim) -> Claim | None:
@@ -410,6 +443,18 @@ class Control:
                 if raw is not None:
                     return raw
         raise ReceiptCorrupt(f"{to_text(run.workflow_id)}: the payload of its outputs is missing")
+
+    def _require_key(self, live: LiveRun) -> None:
+        """An ended run that goes on holds its concurrency key again: there must be room for it."""
+        obstacle = self._scheduler.holders.obstacle(live, self._clock.now_ns())
+        if obstacle is not None and obstacle.kind == "loading":
+            raise StorageUnavailable("which runs hold which concurrency key is still being read", retry_after_s=1.0)
+        if obstacle is not None and obstacle.kind == "concurrency":
+            holders = ", ".join(map(to_text, sorted(self._scheduler.holders.of(obstacle.key))[:MOST_NAMED]))
+            raise IllegalTransition(
+                f"{to_text(live.run.workflow_id)} needs the concurrency key {obstacle.key!r}, held by {holders}",
+                hint="Retry it when one of those has ended.",
+            )
 
     @staticmethod
     def _require(live: LiveRun, *states: RunState, verb: str) -> None:

@@ -6,6 +6,7 @@ import msgspec
 
 from knhk.domain import payload
 from knhk.domain.errors import ReceiptCorrupt, WorkflowNotFound
+from knhk.domain.event import Kind
 from knhk.domain.identifier import to_text
 from knhk.domain.receipt import ChainState, Sealed
 from knhk.domain.run import Run, StepState, apply
@@ -40,6 +41,8 @@ class Loader:
                 raise ReceiptCorrupt(f"{to_text(workflow_id)}: {serious[0].message}")
             receipt = one.receipt()
             if run is None:
+                if receipt.kind != Kind.WORKFLOW_SUBMITTED:
+                    raise WorkflowNotFound(f"{to_text(workflow_id)} is no workflow: it begins with {receipt.kind}")
                 run = Run(workflow_id, await self._plans.load(self._journal, receipt.descriptor_digest))
             apply(run, receipt.event())
         assert run is not None

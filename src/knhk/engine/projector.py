@@ -7,16 +7,18 @@ reads the journal instead: both ways give the same rows.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
+from knhk.domain import definition
 from knhk.domain import summary as rows
 from knhk.domain.errors import Unavailable
-from knhk.domain.event import Event, Submitted
+from knhk.domain.event import Event, RecordDetail, Started, Submitted
 from knhk.domain.identifier import partition_of
 from knhk.domain.plan import Plan
 from knhk.domain.run import RunState
 from knhk.domain.summary import Summary
+from knhk.engine import limit_rows
 from knhk.engine.committer import Batch
 from knhk.ports.environment import Clock
 from knhk.ports.fold import Fold
@@ -42,6 +44,31 @@ def state_key(state: str, workflow_id: int) -> bytes:
     return b"s" + STATE_CODES[state] + partition_of(workflow_id).to_bytes(2) + workflow_id.to_bytes(8)
 
 
+DEFINITIONS: Final = b"d"
+_LAST_BYTE: Final = b"\xff"
+
+
+def definition_key(name: str) -> bytes:
+    """Key of a definition's row: names in ascending order when read backwards."""
+    return DEFINITIONS + bytes(255 - byte for byte in name.encode()) + _LAST_BYTE
+
+
+def _limited(submitted: Submitted) -> bool:
+    return bool(submitted.concurrency_key or submitted.rate_key)
+
+
+class _Changes:
+    """What a batch or some blocks change: runs by id with the state that their row had, and other rows by key."""
+
+    __slots__ = ("limited", "old", "rows", "summaries")
+
+    def __init__(self) -> None:
+        self.limited = False
+        self.summaries: dict[int, Summary] = {}
+        self.old: dict[int, str | None] = {}
+        self.rows: dict[bytes, bytes | None] = {}
+
+
 class Projector:
     """Keeps the rows of one partition's runs, and feeds the other folds."""
 
@@ -54,12 +81,13 @@ class Projector:
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
-        self.cursor = -1
+        self.cursor = self.written = -1
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self.failed: BaseException | None = None
 
     async def start(self) -> None:
         """Begin where the stored rows end."""
-        self.cursor = await self._projections.cursor(FOLD)
+        self.cursor = self.written = await self._projections.cursor(FOLD)
         self._task = asyncio.create_task(self._work(), name="projector")
         self._news.set()
 
@@ -76,21 +104,29 @@ class Projector:
         self._queue.append(batch)
         self._news.set()
 
+    async def reached(self, height: int) -> None:
+        """Wait until the rows show the block of this height and all before it; not for ever if that cannot be."""
+        if self.written >= height or self._task is None or self._task.done():
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((height, waiter))
+        self._news.set()
+        await waiter
+
     async def catch_up(self) -> None:
         """Fold everything that is committed by now."""
-        dirty: dict[int, Summary] = {}
-        old: dict[int, str | None] = {}
+        changes = _Changes()
         while self._queue:
             batch = self._queue.popleft()
             if batch.height <= self.cursor:
                 continue
             if batch.height > self.cursor + 1:
-                await self._read_journal(batch.height - 1, dirty, old)
+                await self._read_journal(batch.height - 1, changes)
             for piece in batch.pieces:
                 run = piece.live.run
-                await self._take(run.workflow_id, piece.events, run.plan, dirty, old)
+                await self._take(run.workflow_id, piece.events, run.plan, changes)
             self.cursor = batch.height
-        await self._write(dirty, old)
+        await self._write(changes)
 
     async def _work(self) -> None:
         try:
@@ -104,16 +140,17 @@ class Projector:
                 await self._clock.sleep(_PAUSE_S)
         except Exception as error:
             self.failed = error
+        finally:
+            self._tell(None)
 
     async def _catch_up_to(self, height: int) -> None:
         while self.cursor < height and not self._stopping:
-            dirty: dict[int, Summary] = {}
-            old: dict[int, str | None] = {}
-            await self._read_journal(min(height, self.cursor + _BLOCKS), dirty, old)
-            await self._write(dirty, old)
+            changes = _Changes()
+            await self._read_journal(min(height, self.cursor + _BLOCKS), changes)
+            await self._write(changes)
             await self._clock.sleep(0)
 
-    async def _read_journal(self, to_height: int, dirty: dict[int, Summary], old: dict[int, str | None]) -> None:
+    async def _read_journal(self, to_height: int, changes: _Changes) -> None:
         while self.cursor < to_height:
             blocks = await self._patiently(self._journal.blocks, self._partition, self.cursor + 1, _BLOCKS)
             if not blocks:
@@ -123,43 +160,68 @@ class Projector:
                     return
                 for sealed in await self._patiently(self._journal.block_receipts, signed):
                     receipt = sealed.receipt()
-                    await self._take(receipt.workflow_id, (receipt.event(),), None, dirty, old)
+                    await self._take(receipt.workflow_id, (receipt.event(),), None, changes)
                 self.cursor += 1
 
-    async def _take(
-        self,
-        workflow_id: int,
-        events: Iterable[Event],
-        plan: Plan | None,
-        dirty: dict[int, Summary],
-        old: dict[int, str | None],
-    ) -> None:
-        summary = dirty.get(workflow_id)
+    async def _take(self, workflow_id: int, events: Sequence[Event], plan: Plan | None, changes: _Changes) -> None:
+        first = events[0].detail
+        if isinstance(first, RecordDetail):
+            await self._take_record(workflow_id, events, changes)
+            return
+        summary = changes.summaries.get(workflow_id)
         if summary is None:
             raw = None
-            if not isinstance(next(iter(events)).detail, Submitted):
+            if not isinstance(first, Submitted):
                 raw = await self._patiently(self._projections.row, FOLD, row_key(workflow_id))
             summary = rows.decode(raw) if raw is not None else Summary(workflow_id)
-            dirty[workflow_id] = summary
-            old[workflow_id] = summary.state if raw is not None else None
+            changes.summaries[workflow_id] = summary
+            changes.old[workflow_id] = summary.state if raw is not None else None
+        limited = summary.concurrency_key or summary.rate_key or (isinstance(first, Submitted) and _limited(first))
         for event in events:
             rows.fold(summary, event)
+            if limited:
+                changes.rows.update(limit_rows.rows_of(summary, event))
+                changes.limited |= isinstance(event.detail, Started)
             action = plan.action_of(event.step) if event.step and plan is not None else ""
             for fold in self._folds:
                 fold.take(summary, event, action)
 
-    async def _write(self, dirty: dict[int, Summary], old: dict[int, str | None]) -> None:
-        if not dirty:
+    async def _take_record(self, record_id: int, events: Sequence[Event], changes: _Changes) -> None:
+        for event in events:
+            key = definition_key(event.detail.name)  # type: ignore[union-attr]  # the first one is of a record
+            raw = changes.rows[key] if key in changes.rows else await self._row(key)
+            changes.rows[key] = definition.fold_row(raw, record_id, event)
+
+    async def _row(self, key: bytes) -> bytes | None:
+        return await self._patiently(self._projections.row, FOLD, key)
+
+    async def _write(self, changes: _Changes) -> None:
+        if not changes.summaries and not changes.rows:
             return
-        changes: dict[bytes, bytes | None] = {}
-        for workflow_id, summary in dirty.items():
-            changes[row_key(workflow_id)] = rows.encode(summary)
-            before = old[workflow_id]
+        if changes.limited:
+            now = self._clock.now_ns()
+            changes.rows.update(await self._patiently(limit_rows.outdated, self._projections, FOLD, now))
+        written = changes.rows
+        for workflow_id, summary in changes.summaries.items():
+            written[row_key(workflow_id)] = rows.encode(summary)
+            before = changes.old[workflow_id]
             if before is not None and before != summary.state and before != RunState.COMPLETED:
-                changes[state_key(before, workflow_id)] = None
+                written[state_key(before, workflow_id)] = None
             if summary.state != RunState.COMPLETED:
-                changes[state_key(summary.state, workflow_id)] = b""
-        await self._patiently(self._projections.store, FOLD, changes, self.cursor)
+                written[state_key(summary.state, workflow_id)] = b""
+        await self._patiently(self._projections.store, FOLD, written, self.cursor)
+        self.written = self.cursor
+        if self._waiting:
+            self._tell(self.written)
+
+    def _tell(self, height: int | None) -> None:
+        """Wake those who wait for the rows up to this height; all of them, if no more rows will come."""
+        waiting, self._waiting = self._waiting, []
+        for wanted, waiter in waiting:
+            if height is not None and wanted > height:
+                self._waiting.append((wanted, waiter))
+            elif not waiter.done():
+                waiter.set_result(None)
 
     async def _patiently(self, ask: Callable[..., Awaitable[_Answer]], *given: Any) -> _Answer:
         """Ask the store again until it answers. Raises Unavailable only once the projector is to stop."""

@@ -15,6 +15,7 @@ from knhk.domain import event as ev
 from knhk.domain.covenants import CHATMAN_MAX_TICKS
 from knhk.domain.errors import InvalidInput
 from knhk.domain.event import Event, Failure
+from knhk.domain.limits import NO_LIMITS
 from knhk.domain.run import (
     Expire,
     FailLost,
@@ -29,10 +30,14 @@ from knhk.domain.run import (
 from knhk.engine.committer import Batch, Committer
 from knhk.engine.deadlines import RUN, WAKE, Deadlines, Key
 from knhk.engine.executor import Attempt, Executor
+from knhk.engine.holders import Holders, Obstacle
 from knhk.engine.live import LiveRun
+from knhk.engine.queue import Active, Queue, refuses
 from knhk.engine.recorder import Recorder
 from knhk.ports.environment import Clock
 
+_OPENING: Final[Key] = (0, RUN)
+"""The deadline at which the next run that waits for its rate limit may start; no run has the id 0."""
 _STEPS_A_TURN: Final = 128
 """So many attempts may begin before other runs get their turn."""
 
@@ -57,8 +62,9 @@ class Scheduler:
         ended: Callable[[LiveRun], None],
         parked: Callable[[int, int], None],
     ) -> None:
-        self.active: dict[int, LiveRun] = {}
-        self.pending: dict[int, LiveRun] = {}
+        self.active = Active()
+        self.holders = Holders()
+        self.pending = Queue(self.holders, self.active)
         self.deadlines = Deadlines(clock, self._due)
         self.committer: Committer
         self.executor: Executor
@@ -86,29 +92,41 @@ class Scheduler:
         return self.active.get(workflow_id) or self.pending.get(workflow_id)
 
     def admit(self, live: LiveRun) -> None:
-        """Take in a run that has been submitted: it starts now, or waits for a slot in the order of arrival."""
-        if self.has_slot and not self.pending:
+        """Take in a run that has been submitted: it starts now, or waits until it is its turn."""
+        if self.has_slot and not self.pending and live.run.plan.limits is NO_LIMITS:
             self.start(live)
-        else:
-            self.pending[live.run.workflow_id] = live
+            return
+        obstacle = self.holders.obstacle(live, self._clock.now_ns())
+        if obstacle is not None and refuses(live, obstacle):
+            self._turn_away(live, obstacle)
+            return
+        self.pending.add(live)
+        if self.has_slot:
+            self.fill_slots()
 
     def start(self, live: LiveRun) -> None:
         """Give a run a slot."""
         run = live.run
         self.active[run.workflow_id] = live
         now = self._clock.now_ns()
-        self.committer.add(live, Event(now, ev.Started(deadline_ns=self.deadline_of(run, now))))
+        rate = run.plan.limits.rate_limit
+        until = now + rate.per_ns if rate is not None else 0
+        self.holders.hold(live)
+        self.holders.count_start(live, until)
+        self.committer.add(live, Event(now, ev.Started(deadline_ns=self.deadline_of(run, now), counts_until_ns=until)))
         self.advance(live)
 
     def take_in(self, live: LiveRun) -> None:
         """Give a run that was loaded, or that an operator changed, the one place that its state calls for."""
         workflow_id = live.run.workflow_id
         if live.run.state is RunState.PENDING:
-            self.active.pop(workflow_id, None)
-            self.pending[workflow_id] = live
+            self.active.remove(live)
+            self.pending.add(live)
             return
-        self.pending.pop(workflow_id, None)
+        self.pending.remove(workflow_id)
         self.active[workflow_id] = live
+        if live.run.started_at_ns and not live.run.ended:
+            self.holders.hold(live)
         self.advance(live)
 
     def deadline_of(self, run: Run, from_ns: int) -> int:
@@ -218,11 +236,30 @@ class Scheduler:
         return 0 < run.wake_at_ns() <= self._clock.now_ns()
 
     def fill_slots(self) -> None:
-        """Start pending runs while there are slots."""
+        """Start runs that wait while there are slots, and see to it that those with a rate limit start in time."""
         while self.pending and self.has_slot and not self._closed:
-            live = self.pending.pop(next(iter(self.pending)))
-            if live.run.state is RunState.PENDING:
+            taken = self.pending.take(self._clock.now_ns())
+            if taken is None:
+                opens = self.pending.opens_at_ns()
+                if opens:
+                    self.deadlines.set(_OPENING, opens)
+                return
+            live, obstacle = taken
+            if obstacle is not None:
+                self._turn_away(live, obstacle)
+            else:
                 self.start(live)
+
+    def _turn_away(self, live: LiveRun, obstacle: Obstacle) -> None:
+        """End a run that would not wait for those that hold its concurrency key."""
+        now, limit = self._clock.now_ns(), live.run.plan.limits.concurrency
+        assert limit is not None
+        message = f"{limit.limit} run(s) with the concurrency key {obstacle.key!r} were under way"
+        if limit.on_limit == "cancel":
+            self.committer.add(live, Event(now, ev.Cancelled(message)))
+        else:
+            failure = Failure("KNHK-CONCURRENCY-LIMIT", message, guard="concurrency")
+            self.committer.add(live, Event(now, ev.Failed(failure)))
 
     def close(self) -> None:
         """Begin nothing any more."""
@@ -234,8 +271,10 @@ class Scheduler:
 
     def _release(self, live: LiveRun) -> None:
         workflow_id = live.run.workflow_id
-        self.active.pop(workflow_id, None)
-        self.pending.pop(workflow_id, None)
+        self.active.remove(live)
+        self.pending.remove(workflow_id)
+        if live.run.ended and live.run.plan.limits.concurrency is not None:
+            self.pending.let_go(self.holders.let_go(live))
         self.deadlines.clear((workflow_id, RUN))
 
     def _watch(self, live: LiveRun) -> None:
@@ -322,6 +361,9 @@ class Scheduler:
 
     def _due(self, key: Key) -> None:
         workflow_id, position = key
+        if key == _OPENING:
+            self.fill_slots()
+            return
         if position == WAKE:
             self.woken(workflow_id)
             return

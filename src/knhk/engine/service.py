@@ -10,15 +10,17 @@ import msgspec
 from knhk.actions.registry import Registry
 from knhk.domain.errors import Corrupt, DiskFull, KnhkError, Unavailable
 from knhk.domain.identifier import to_text
+from knhk.engine import limit_rows
 from knhk.engine.admission import Admission
 from knhk.engine.arrivals import Arrivals
 from knhk.engine.committer import Batch, Committer
 from knhk.engine.control import Control
+from knhk.engine.definitions import Definitions
 from knhk.engine.executor import Executor
 from knhk.engine.live import LiveRun
 from knhk.engine.loader import Loader
 from knhk.engine.plans import Plans
-from knhk.engine.projector import Projector
+from knhk.engine.projector import FOLD, Projector
 from knhk.engine.scheduler import Scheduler
 from knhk.engine.sleepers import Sleepers
 from knhk.engine.watchers import Watchers
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 _DISK_CHECK_S: Final = 1.0
 _DRAIN_CHECK_S: Final = 0.02
 _LOADS_A_TURN: Final = 100
+_LIMITS_RETRY_S: Final = 0.25
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -75,6 +78,7 @@ class Engine:
         folds: Sequence[Fold] = (),
     ) -> None:
         self.settings, self._clock, self._journal, self._storage = settings, clock, journal, storage
+        self._projections = projections
         partition = settings.partition
         self.plans = Plans(
             registry.traits(),
@@ -114,32 +118,50 @@ class Engine:
         self.scheduler.connect(self.committer, self.executor, max_payload_bytes=settings.max_payload_bytes)
         self.loader = Loader(journal, self.plans)
         self.arrivals = Arrivals(self.loader, self.scheduler)
-        self.sleepers = Sleepers(
-            partition,
-            journal,
-            clock,
+        self.sleepers = self._alarms()
+        self.projector = Projector(partition, journal, projections, clock, folds)
+        self.admission = self._gate()
+        self.definitions = self._registered(ids)
+        self.control = self._facade(ids)
+        self.corrupt: dict[int, str] = {}
+        self.halted: asyncio.Future[KnhkError] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def _alarms(self) -> Sleepers:
+        sleepers = Sleepers(
+            self.settings.partition,
+            self._journal,
+            self._clock,
             self.scheduler.deadlines,
             wake=self._wake,
             has_room=lambda: self.scheduler.has_slot,
         )
-        self.scheduler.woken = self.sleepers.woken
-        self.projector = Projector(partition, journal, projections, clock, folds)
-        self.admission = self._gate()
-        self.control = self._facade(projections, ids)
-        self.corrupt: dict[int, str] = {}
-        self.halted: asyncio.Future[KnhkError] | None = None
-        self._disk_task: asyncio.Task[None] | None = None
+        self.scheduler.woken = sleepers.woken
+        return sleepers
 
     def _gate(self) -> Admission:
         return Admission(
             max_queued=self.settings.max_queued,
             has_slot=lambda: self.scheduler.has_slot,
-            queued=lambda: len(self.scheduler.pending),
+            queue=self.scheduler.pending,
             uncommitted=lambda: self.committer.uncommitted_receipts,
             fault=lambda: self.committer.fault,
         )
 
-    def _facade(self, projections: Projections, ids: Ids) -> Control:
+    def _registered(self, ids: Ids) -> Definitions:
+        return Definitions(
+            self.settings.partition,
+            admission=self.admission,
+            committer=self.committer,
+            plans=self.plans,
+            journal=self._journal,
+            projections=self._projections,
+            projector=self.projector,
+            clock=self._clock,
+            ids=ids,
+        )
+
+    def _facade(self, ids: Ids) -> Control:
         return Control(
             self.settings.partition,
             admission=self.admission,
@@ -148,8 +170,9 @@ class Engine:
             loader=self.loader,
             arrivals=self.arrivals,
             plans=self.plans,
+            definitions=self.definitions,
             journal=self._journal,
-            projections=projections,
+            projections=self._projections,
             watchers=self.watchers,
             clock=self._clock,
             ids=ids,
@@ -166,7 +189,10 @@ class Engine:
                 await self._clock.sleep(0)
         self.scheduler.fill_slots()
         self.sleepers.start()
-        self._disk_task = asyncio.create_task(self._watch_disk(), name="disk-watch")
+        self._tasks = [
+            asyncio.create_task(self._load_limits(), name="limits"),
+            asyncio.create_task(self._watch_disk(), name="disk-watch"),
+        ]
 
     async def drain(self, grace_s: float) -> bool:
         """Admit nothing more and wait for the runs in memory; whether all of them came to an end or to rest."""
@@ -182,9 +208,9 @@ class Engine:
     async def stop(self) -> None:
         """Stop at once. What is under way goes on from its receipts at the next start."""
         self.admission.closed = True
-        if self._disk_task is not None:
-            self._disk_task.cancel()
-            await asyncio.gather(self._disk_task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.sleepers.stop()
         self.scheduler.close()
         await self.executor.close()
@@ -222,6 +248,21 @@ class Engine:
         live.timer_row_ns = 0  # It was not parked.
         if not live.run.ended:
             self.scheduler.take_in(live)
+
+    async def _load_limits(self) -> None:
+        """Learn from the rows which parked runs hold a concurrency key; then runs with limits may start."""
+        head = await self._journal.head(self.settings.partition)
+        if head is not None:
+            await self.projector.reached(head.block().height)
+        while True:
+            try:
+                await limit_rows.load(self._projections, FOLD, self.scheduler.holders, self._clock.now_ns())
+            except KnhkError:
+                await self._clock.sleep(_LIMITS_RETRY_S)
+                continue
+            break
+        self.scheduler.pending.loaded()
+        self.scheduler.fill_slots()
 
     async def _wake(self, workflow_id: int) -> None:
         try:

@@ -18,6 +18,7 @@ def of_summary(row: Summary) -> dict[str, Any]:
         "cost_center": row.cost_center,
         "covenant": row.covenant,
         "labels": row.labels,
+        "definition": _definition(row.definition, row.version),
         **_times(row.submitted_at_ns, row.started_at_ns, row.ended_at_ns),
         "steps_total": row.steps,
         "steps_completed": row.completed,
@@ -28,7 +29,7 @@ def of_summary(row: Summary) -> dict[str, Any]:
 
 def of_run(run: Run) -> dict[str, Any]:
     """The state of one run, with its steps and what it waits for."""
-    plan = run.plan
+    plan, submitted = run.plan, run.submitted
     return {
         "workflow_id": to_text(run.workflow_id),
         "name": plan.name,
@@ -37,6 +38,7 @@ def of_run(run: Run) -> dict[str, Any]:
         "cost_center": plan.cost_center,
         "covenant": plan.covenant,
         "labels": dict(plan.labels),
+        "definition": _definition(submitted.definition, submitted.version) if submitted else None,
         **_times(run.submitted_at_ns, run.started_at_ns, run.ended_at_ns),
         "deadline": rfc3339(run.deadline_ns) if run.deadline_ns else None,
         "steps_total": len(run.steps),
@@ -85,6 +87,11 @@ def _waiting_on(run: Run) -> list[dict[str, Any]]:
         for position, at_ns in sorted(run.timer_at_ns.items())
         for frame, index in [run.at(position)]
     ]
+
+
+def _definition(name: str, version: int) -> dict[str, Any] | None:
+    """The registered version that a run was submitted from; None if the descriptor came with the submission."""
+    return {"name": name, "version": version} if name else None
 
 
 def _failure(failure: Any) -> dict[str, str] | None:

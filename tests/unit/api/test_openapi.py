@@ -17,6 +17,10 @@ OPERATIONS = {
     ("/workflows", "post"),
     ("/workflows/{workflow_id}", "get"),
     ("/workflows/{workflow_id}", "delete"),
+    ("/definitions", "get"),
+    *(("/definitions/{name}", method) for method in ("get", "put", "delete")),
+    ("/definitions/{name}/diff", "get"),
+    ("/definitions/{name}/versions/{version}", "get"),
     *((f"/workflows/{{workflow_id}}/{name}", "get") for name in ("receipts", "events")),
     *((f"/workflows/{{workflow_id}}/{verb}", "post") for verb in ("cancel", "pause", "resume", "retry")),
 }
