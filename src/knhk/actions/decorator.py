@@ -80,7 +80,7 @@ class ActionContext(msgspec.Struct, frozen=True):
 
 
 def action(
-    name: str, *, pure: bool = False, guarantee: str | None = None, inline: bool = False
+    name: str, *, pure: bool = False, guarantee: str | None = None, inline: bool = False, queue: str = ""
 ) -> Callable[[Function], Function]:
     """Make an action of a function, sync or async.
 
@@ -88,7 +88,8 @@ def action(
     parameter annotated `ActionContext` (or named `context` and not annotated) gets the context. Async functions run in
     the event loop, sync ones in a thread, or with `inline` directly in the loop: only for short code that never blocks.
     `pure` promises that running it twice has no effect outside and gives the same answer. `guarantee` is what the API
-    shows: exactly-once, at-least-once or at-most-once.
+    shows: exactly-once, at-least-once or at-most-once. With a `queue`, remote workers perform the attempts
+    (`knhk worker`), and the server needs the function only to check params.
 
     Raises:
         TypeError: the function cannot be an action, or one of its types has no JSON form.
@@ -105,7 +106,7 @@ def action(
     def decorate(function: Function) -> Function:
         if not isinstance(function, FunctionType):
             raise TypeError(f"action {name!r}: only functions can be actions, not {type(function).__qualname__}")
-        setattr(function, MARK, _build(name, function, pure, promised, inline))
+        setattr(function, MARK, _build(name, function, pure, promised, inline, queue))
         return function
 
     return decorate
@@ -118,10 +119,12 @@ def as_action(name: str, function: FunctionType) -> Action:
         TypeError: the function cannot be an action.
     """
     marked = vars(function).get(MARK)
-    return marked if isinstance(marked, Action) else _build(name, function, False, "at-least-once", inline=False)
+    return marked if isinstance(marked, Action) else _build(name, function, False, "at-least-once")
 
 
-def _build(name: str, function: FunctionType, pure: bool, guarantee: str, inline: bool) -> Action:
+def _build(
+    name: str, function: FunctionType, pure: bool, guarantee: str, inline: bool = False, queue: str = ""
+) -> Action:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"action {name!r}: a generator cannot be an action; return a list")
     is_async = inspect.iscoroutinefunction(function)
@@ -133,7 +136,7 @@ def _build(name: str, function: FunctionType, pure: bool, guarantee: str, inline
         output_schema = schema_of(without(hints.get("return", Any), _OUTCOMES))
     except (NameError, TypeError) as error:
         raise TypeError(f"action {name!r}: {error}") from error
-    traits = ActionTraits(name, pure, guarantee, params_schema, output_schema)
+    traits = ActionTraits(name, pure and not queue, guarantee, params_schema, output_schema, queue=queue)
     source = f"{function.__module__}.{function.__qualname__} (line {function.__code__.co_firstlineno})"
     about = (inspect.getdoc(function) or "").partition("\n")[0]
     if is_async:

@@ -12,6 +12,7 @@ from knhk.actions.catalogue import catalogue
 from knhk.bootstrap.stores import open_store
 from knhk.config import Config, Loaded
 from knhk.engine.service import Engine, Settings
+from knhk.engine.workers import WorkerLimits
 from knhk.observability.metrics import Metrics
 from knhk.platform.clock import SystemClock
 from knhk.platform.ids import SnowflakeIds
@@ -78,6 +79,11 @@ def settings(config: Config) -> Settings:
         max_steps=config.api.max_steps,
         max_payload_bytes=persistence.max_payload_bytes,
         min_free_bytes=persistence.min_free_bytes,
+        workers=WorkerLimits(
+            lease_ns=config.workers.lease_ns,
+            max_lease_ns=config.workers.max_lease_ns,
+            max_deliveries=config.workers.max_deliveries,
+        ),
         partition=PARTITION,
         sampling_rate=config.observability.sampling_rate if config.observability.endpoint else None,
     )

@@ -40,6 +40,7 @@ async def _serve(loaded: Loaded) -> int:
     from knhk.api.app import create_app
     from knhk.api.fast_path import protocol_for
     from knhk.api.submit import SubmitRoute
+    from knhk.api.workers import worker_handlers
 
     config, log = loaded.config, get("knhk.serve")
     for sentence in (*loaded.warnings, *absent_sections(loaded)):
@@ -57,7 +58,11 @@ async def _serve(loaded: Loaded) -> int:
     operations = NodeOperations(node, duties, snapshots, stopping, diagnostics)
     operations_server = diagnostics.server(operations, operations_socket)
     route = SubmitRoute(node.engine.control, config.api.max_body_bytes)
-    further = action_handlers(node.registry)
+    workers = config.workers
+    further = [
+        *action_handlers(node.registry),
+        *worker_handlers(node.engine.workers, max_wait_ns=workers.max_wait_ns, max_batch=workers.max_batch),
+    ]
     application = create_app(node.engine.control, route, version=__version__, further=further)
     api_server = Serving(application, api_socket, protocol_for(route))
     try:
@@ -79,6 +84,7 @@ async def _serve(loaded: Loaded) -> int:
         )
         return await _until_stopped(node, config, stopping)
     finally:
+        node.engine.workers.close()
         await api_server.stop()
         for duty in reversed(duties):
             await duty.stop()

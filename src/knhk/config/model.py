@@ -11,6 +11,7 @@ from knhk.config.later_sections import Audit, Auth, Cluster, CostTracking, Learn
 from knhk.config.recovery_section import Recovery
 from knhk.config.sections import Api, Observability, Persistence, Platform
 from knhk.config.values import Section
+from knhk.config.workers_section import Workers
 
 
 class Config(Section):
@@ -21,6 +22,7 @@ class Config(Section):
     observability: Observability = Field(default_factory=Observability)
     api: Api = Field(default_factory=Api)
     actions: Actions = Field(default_factory=Actions)
+    workers: Workers = Field(default_factory=Workers)
     # Validated even if it is the default, so that checkpoints and diagnostics follow `persistence.path`.
     recovery: Recovery = Field(default_factory=Recovery, validate_default=True)
     diagnostics: Diagnostics = Field(default_factory=Diagnostics, validate_default=True)

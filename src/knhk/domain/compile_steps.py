@@ -1,14 +1,15 @@
 """The steps of a block: names, actions, params, and the graph of their dependencies."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from knhk.domain.block_scope import BlockScope
+from knhk.domain.compile_actions import check_literals, traits_of
 from knhk.domain.compile_values import ONCE, ValueCompiler
-from knhk.domain.complaints import Complaints, Path
+from knhk.domain.complaints import Complaints
 from knhk.domain.descriptor import StepPart
 from knhk.domain.descriptor_shape import BLANK
 from knhk.domain.expressions import Condition, Template
@@ -18,7 +19,6 @@ from knhk.domain.plan import NEVER, ActionTraits, Block, EndState, RetryPolicy, 
 
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
 _DATA: Final = frozenset({"data"})
-_UNKNOWN: Final = ActionTraits("", pure=True)
 _VALIDATE: Final = "validate"
 _NO_ACCEPTS: Final[Mapping[int, frozenset[EndState]]] = {}
 
@@ -134,24 +134,14 @@ class StepCompiler:
         return None if part.when is None else self._values.condition(part.when, scope.at(index, "when"), scope, index)
 
     def _traits(self, scope: BlockScope, index: int, part: StepPart) -> ActionTraits:
-        traits = self._actions.get(part.action)
-        if traits is not None:
-            if traits.disabled:
-                message = f"the action {part.action!r} is not allowed here: {traits.disabled}"
-                self._complaints.add(message, scope.at(index, "action"))
-            return traits
-        if part.action != BLANK or not self._complaints:
-            message = f"there is no action {part.action[:140]!r}"
-            self._complaints.add(message, scope.at(index, "action"), part.action, self._actions)
-        return _UNKNOWN
+        return traits_of(part.action, part.queue, self._actions, self._complaints, scope.at(index, "action"))
 
     def _params(self, scope: BlockScope, index: int, part: StepPart, traits: ActionTraits) -> Template:
         params: dict[str, Any] = part.params or {}
         if part.action == _VALIDATE and "rules" in params:
             params = self._with_rules(scope, index, params)
         template = self._values.template(params, scope.at(index, "params"), scope, index)
-        for place in traits.literal:
-            self._check_literal(place.split("."), params, scope.at(index, "params"))
+        check_literals(traits, params, self._complaints, scope.at(index, "params"))
         schema = traits.params_schema
         if schema is not None and not template.dynamic and not matches(schema, template.constant):
             self._check_params(scope, index, template.constant, traits)
@@ -163,17 +153,6 @@ class StepCompiler:
     def _check_params(self, scope: BlockScope, index: int, params: Any, traits: ActionTraits) -> None:
         for message, where in error_places(traits.params_schema or {}, params):
             self._complaints.add(f"action {traits.name!r}: {message}", scope.at(index, "params", *where))
-
-    def _check_literal(self, names: Sequence[str], value: Any, path: Path) -> None:
-        """Complain of an expression at a place that none may fill."""
-        if not names:
-            if "${{" in str(value):
-                self._complaints.add("must be written out: an expression here could turn data into code", path)
-        elif names[0] == "*" and isinstance(value, list):
-            for at, part in enumerate(value):
-                self._check_literal(names[1:], part, (*path, at))
-        elif isinstance(value, dict) and names[0] in value:
-            self._check_literal(names[1:], value[names[0]], (*path, names[0]))
 
     def _with_rules(self, scope: BlockScope, index: int, params: dict[str, Any]) -> dict[str, Any]:
         """Rules of `validate` are conditions, not values: checked here, and left as CEL for the action."""

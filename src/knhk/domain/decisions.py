@@ -6,6 +6,7 @@ import msgspec
 
 from knhk.domain.event import Failure
 from knhk.domain.frame import Frame, StepState
+from knhk.domain.lease import is_leased
 from knhk.domain.run_state import Run, RunState
 
 
@@ -109,7 +110,8 @@ def _take_ready(run: Run, frame: Frame, limit: int, commands: list[Command]) -> 
         elif state is StepState.RUNNING:
             # Journaled as started, and not by this process: a crash came between.
             attempt = frame.attempts[index] + 1
-            if frame.step(index).semantics == "at_most_once":
+            once = frame.step(index).semantics == "at_most_once"
+            if once and not is_leased(run.leases, frame.path(index), attempt):
                 commands.append(FailLost(first + index, attempt))
             else:
                 commands.append(RunStep(first + index, attempt, run.started_deadlines.get(first + index, 0)))

@@ -73,6 +73,7 @@ class StepPart(msgspec.Struct, forbid_unknown_fields=True):
     retries: Retries | None = None
     semantics: Semantics | None = None
     output_schema: JsonSchema | None = None
+    queue: str | None = None
 
 
 class InvariantPart(msgspec.Struct, forbid_unknown_fields=True):
@@ -173,6 +174,7 @@ _STEP: Final = Object(
             "What a crash does to a step that was under way. Default at_least_once.",
         ),
         "output_schema": Field(Schema(), "JSON Schema that the step's output must match."),
+        "queue": Field(Text(), "The queue from which remote workers take this step's attempts."),
     }
 )
 _INVARIANT: Final = Object(

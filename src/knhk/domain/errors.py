@@ -8,7 +8,7 @@
     ├── NotFound        no such thing                                                   HTTP 404, exit 4
     │   ├── WorkflowNotFound, ReceiptNotFound, DefinitionNotFound, DataErased, WorkflowPruned
     ├── Conflict        it contradicts what already happened                            HTTP 409, exit 5
-    │   ├── IdempotencyConflict, IllegalTransition, Fenced, DataDirectoryInUse, DefinitionConflict
+    │   ├── IdempotencyConflict, IllegalTransition, Fenced, DataDirectoryInUse, DefinitionConflict, LeaseLost
     ├── Unavailable     a part is down; retry later (retryable)                         HTTP 503, exit 6
     │   ├── StorageUnavailable, DiskFull, ShuttingDown, ServerUnreachable, BackupUnavailable,
     │       Unsupported and EncryptionKeyUnavailable (not retryable)
@@ -168,6 +168,11 @@ class DataDirectoryInUse(Conflict):
 class DefinitionConflict(Conflict):
     code, title = "KNHK-4005", "A version of a definition never changes"
     hint = "Put the change as a new version, with a label of its own."
+
+
+class LeaseLost(Conflict):
+    code, title = "KNHK-4010", "The lease is over"
+    hint = "Drop the result: the attempt was given to another worker, or its run does not wait for it any more."
 
 
 class Unavailable(KnhkError):

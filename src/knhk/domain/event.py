@@ -120,9 +120,15 @@ class TimedOut(Detail, frozen=True, gc=False):
 
 
 class StepStarted(Detail, frozen=True, gc=False):
-    """Journaled before the attempt runs, for `at_most_once` and for timeouts that must outlive a crash."""
+    """Journaled before the attempt runs, for `at_most_once`, for timeouts that must outlive a crash, and for leases.
+
+    `worker` is the remote worker that was given the attempt, `token` the number by which its answer is known; a later
+    lease has a greater one. Empty and 0 if the attempt runs in the server.
+    """
 
     deadline_ns: int = 0
+    worker: str = ""
+    token: int = 0
 
 
 class StepCompleted(Detail, frozen=True, gc=False):

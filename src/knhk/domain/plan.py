@@ -22,6 +22,7 @@ class ActionTraits(msgspec.Struct, frozen=True):
     `reads_dependencies` is false for an action that takes nothing but its params, never the outputs of the steps that
     its step depends on; then those need not be kept for it. `disabled` says why the configuration does not allow the
     action, empty if it does. `literal` are paths of params that no expression may fill, `*` standing for every element.
+    `queue` is where remote workers take the attempts, empty for those that this process performs.
     """
 
     name: str
@@ -32,6 +33,7 @@ class ActionTraits(msgspec.Struct, frozen=True):
     reads_dependencies: bool = True
     disabled: str = ""
     literal: tuple[str, ...] = ()
+    queue: str = ""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from typing import Final
 from knhk.domain import event as ev
 from knhk.domain.event import Failure
 from knhk.domain.frame import Frame, StepState, frame_number, index_in_frame
+from knhk.domain.lease import Lease
 from knhk.domain.plan import Plan
 
 
@@ -42,6 +43,7 @@ class Run(Frame):
     `seq` is the number of receipts applied. What belongs to single steps in any frame is kept by their position:
     `timers` is a heap of (Unix time in ns, position) for steps that wait or retry and `timer_at_ns` says which of it
     still counts, `failures` is the last failure of each step. `skips` are the positions of steps that will be skipped.
+    `leases` are those of remote workers, by the step's path.
     `inner` is None until the first frame is opened, since most runs have none.
     """
 
@@ -53,6 +55,7 @@ class Run(Frame):
         "failure",
         "failures",
         "inner",
+        "leases",
         "plan",
         "results_root",
         "seq",
@@ -81,6 +84,7 @@ class Run(Frame):
         self.timers: list[tuple[int, int]] = []
         self.timer_at_ns: dict[int, int] = {}
         self.started_deadlines: dict[int, int] = {}
+        self.leases: dict[str, Lease] = {}
         self.failures: dict[int, Failure] = {}
         self.failure: Failure | None = None
         self.results_root = b""

@@ -5,6 +5,7 @@ from typing import Final
 from knhk.domain import event as ev
 from knhk.domain.event import Event
 from knhk.domain.frame import Frame, StepState
+from knhk.domain.lease import Lease
 from knhk.domain.plan import EndState
 from knhk.domain.run_state import Run
 
@@ -20,6 +21,8 @@ def started(run: Run, event: Event, detail: ev.StepStarted) -> None:
     frame.steps[index] = StepState.RUNNING
     position = frame.first_position + index
     run.started_deadlines[position] = detail.deadline_ns
+    if detail.token:
+        run.leases[event.step] = Lease.after(run.leases.get(event.step), event.attempt, detail)
     # A retry that was journaled as started is no longer waiting for its time; after a crash it is ready at once.
     if run.timer_at_ns and run.timer_at_ns.pop(position, None) is not None:
         run.make_ready(frame, index)

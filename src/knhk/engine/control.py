@@ -410,6 +410,10 @@ class Control:
             self._scheduler.take_in(live)
         await batch.committed()
 
+    async def run_of(self, workflow_id: int) -> Run:
+        """The run as its committed receipts tell it. Raises WorkflowNotFound."""
+        return await self._folded(workflow_id)
+
     async def _folded(self, workflow_id: int) -> Run:
         live = self._scheduler.find(workflow_id)
         if live is not None and not live.uncommitted:

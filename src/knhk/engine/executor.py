@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from knhk.actions.registry import (
     INVOCATION,
@@ -76,6 +76,18 @@ class Attempt:
         self.ended = False
 
 
+class Remote(Protocol):
+    """Where attempts go that remote workers perform."""
+
+    def offer(self, attempt: Attempt, invocation: Invocation) -> None:
+        """Let a worker take the attempt; what comes of it is reported as for any other."""
+        ...
+
+    def withdraw(self, attempt: Attempt) -> None:
+        """Nobody waits for the attempt any more: a worker that has it is refused."""
+        ...
+
+
 class Executor:
     """Runs attempts, at most `max_concurrent` of those with a task at a time; others wait in the order they came.
 
@@ -90,8 +102,10 @@ class Executor:
         max_concurrent: int,
         threads: int,
         sampling_rate: float | None = None,
+        remote: Remote,
         ended: Callable[[Attempt, Outcome], None],
     ) -> None:
+        self._remote = remote
         self._registry, self._clock, self._ended = registry, clock, ended
         self._max_concurrent, self._sampling_rate = max_concurrent, sampling_rate
         self._running: set[asyncio.Task[None]] = set()
@@ -113,6 +127,9 @@ class Executor:
         prepared = self._prepare(attempt)
         if not isinstance(prepared, Invocation):
             return prepared
+        if attempt.step.traits.queue:
+            self._remote.offer(attempt, prepared)
+            return None
         try:
             action = self._registry.get(attempt.step.action)
         except NotFound as error:
@@ -132,6 +149,8 @@ class Executor:
         attempt.ended = True
         if attempt.task is not None:
             attempt.task.cancel()
+        elif attempt.step.traits.queue:
+            self._remote.withdraw(attempt)
         if not isinstance(outcome, Cancelled):
             self._ended(attempt, outcome)
 

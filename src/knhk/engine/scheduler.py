@@ -195,6 +195,17 @@ class Scheduler:
         self._recorder.outcome(live, attempt, outcome)
         self.advance(live)
 
+    def leased(self, attempt: Attempt, worker: str, token: int) -> Batch:
+        """Journal that a worker takes an attempt; the commit on which the answer to the worker must wait."""
+        live, step, now = attempt.live, attempt.step, self._clock.now_ns()
+        if step.timeout_ns and not attempt.deadline_ns:
+            attempt.deadline_ns = now + step.timeout_ns
+            self.deadlines.set((live.run.workflow_id, attempt.position), attempt.deadline_ns)
+        started = ev.StepStarted(attempt.deadline_ns, worker, token)
+        self.committer.add(live, Event(now, started, step=attempt.path, attempt=attempt.number))
+        assert live.batch is not None
+        return live.batch
+
     def placement(self, live: LiveRun) -> tuple[bool, int]:
         """Whether a restart must load the run at once, and its durable wake time (Unix time in ns, 0 for none)."""
         run = live.run
@@ -294,10 +305,12 @@ class Scheduler:
         if refused is not None:
             self._recorder.outcome(live, attempt, refused)
             return
+        remote = step.traits.queue
         if step.timeout_ns:
-            attempt.deadline_ns = command.deadline_ns or now + step.timeout_ns
+            # The time of a remote attempt begins when a worker takes it (see `leased`).
+            attempt.deadline_ns = command.deadline_ns or (0 if remote else now + step.timeout_ns)
         at_most_once = step.semantics == "at_most_once"
-        if at_most_once or (step.timeout_ns and not step.traits.pure and not command.deadline_ns):
+        if not remote and (at_most_once or (step.timeout_ns and not step.traits.pure and not command.deadline_ns)):
             started = ev.StepStarted(deadline_ns=attempt.deadline_ns)
             self.committer.add(live, Event(now, started, step=attempt.path, attempt=command.attempt))
         if step.traits.pure and not at_most_once:

@@ -24,6 +24,7 @@ from knhk.engine.projector import FOLD, Projector
 from knhk.engine.scheduler import Scheduler
 from knhk.engine.sleepers import Sleepers
 from knhk.engine.watchers import Watchers
+from knhk.engine.workers import WorkerLimits, Workers
 from knhk.ports.environment import Clock, Ids, Signer
 from knhk.ports.fold import Fold
 from knhk.ports.journal import Journal
@@ -55,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True):
     max_steps: int = 100_000
     max_payload_bytes: int = 4 << 20
     min_free_bytes: int = 64 << 20
+    workers: WorkerLimits = WorkerLimits()
     partition: int = 0
     sampling_rate: float | None = None
 
@@ -107,14 +109,8 @@ class Engine:
             committed=self._committed,
             halted=self._halted,
         )
-        self.executor = Executor(
-            registry,
-            clock,
-            max_concurrent=settings.max_concurrent_steps,
-            threads=settings.threads,
-            sampling_rate=settings.sampling_rate,
-            ended=self.scheduler.attempt_ended,
-        )
+        self.workers = self._queues()
+        self.executor = self._hands(registry)
         self.scheduler.connect(self.committer, self.executor, max_payload_bytes=settings.max_payload_bytes)
         self.loader = Loader(journal, self.plans)
         self.arrivals = Arrivals(self.loader, self.scheduler)
@@ -138,6 +134,26 @@ class Engine:
         )
         self.scheduler.woken = sleepers.woken
         return sleepers
+
+    def _queues(self) -> Workers:
+        return Workers(
+            self._clock,
+            self.settings.workers,
+            leased=self.scheduler.leased,
+            ended=self.scheduler.attempt_ended,
+            fold=lambda workflow_id: self.control.run_of(workflow_id),
+        )
+
+    def _hands(self, registry: Registry) -> Executor:
+        return Executor(
+            registry,
+            self._clock,
+            max_concurrent=self.settings.max_concurrent_steps,
+            threads=self.settings.threads,
+            sampling_rate=self.settings.sampling_rate,
+            remote=self.workers,
+            ended=self.scheduler.attempt_ended,
+        )
 
     def _gate(self) -> Admission:
         return Admission(
@@ -213,6 +229,7 @@ class Engine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.sleepers.stop()
         self.scheduler.close()
+        self.workers.stop()
         await self.executor.close()
         await self.committer.stop()
         await self.projector.stop()

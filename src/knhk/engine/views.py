@@ -3,6 +3,7 @@
 from typing import Any
 
 from knhk.domain.identifier import to_text
+from knhk.domain.lease import is_leased
 from knhk.domain.run import Run, RunState, StepState
 from knhk.domain.summary import Summary
 from knhk.domain.times import rfc3339
@@ -63,6 +64,9 @@ def _step(run: Run, index: int) -> dict[str, Any]:
         "depends_on": [run.plan.steps[one].name for one in step.depends_on],
         "guarantee": "at-most-once" if step.semantics == "at_most_once" else step.traits.guarantee,
     }
+    lease = run.leases.get(step.name)
+    if lease is not None:
+        shown["worker"] = lease.worker
     failure = run.failures.get(index)
     if failure is not None and state is not StepState.COMPLETED:
         shown["failure"] = _failure(failure)
@@ -76,8 +80,16 @@ def _waiting_on(run: Run) -> list[dict[str, Any]]:
         return [{"kind": "slot", "step": None, "since": rfc3339(run.submitted_at_ns), "until": None}]
     if run.state is RunState.PAUSED:
         return [{"kind": "resume", "step": None, "since": None, "until": None}]
+    found = [
+        {"kind": "worker", "step": frame.path(index), "since": None, "until": None, "queue": step.traits.queue}
+        for frame in (run, *(run.inner.frames.values() if run.inner is not None else ()))
+        for index, step in enumerate(frame.block.steps)
+        if step.traits.queue
+        and frame.steps[index] is StepState.RUNNING
+        and not is_leased(run.leases, frame.path(index), frame.attempts[index] + 1)
+    ]
     kinds = {StepState.WAITING: "timer", StepState.RETRYING: "retry"}
-    return [
+    return found + [
         {
             "kind": kinds.get(frame.steps[index], "retry"),
             "step": frame.path(index),

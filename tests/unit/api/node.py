@@ -14,6 +14,7 @@ from knhk.actions.catalogue import catalogue
 from knhk.api.actions import action_handlers
 from knhk.api.app import create_app
 from knhk.api.submit import SubmitRoute
+from knhk.api.workers import worker_handlers
 from knhk.config import Actions
 from knhk.engine.service import Engine, Settings
 from knhk.persistence.memory import Faults, MemoryStore
@@ -44,7 +45,13 @@ class Node:
         )
         route = SubmitRoute(self.engine.control, MOST_BODY_BYTES)
         self.application: Litestar = create_app(
-            self.engine.control, route, version="5.0.0", further=action_handlers(registry)
+            self.engine.control,
+            route,
+            version="5.0.0",
+            further=[
+                *action_handlers(registry),
+                *worker_handlers(self.engine.workers, max_wait_ns=10**10, max_batch=100),
+            ],
         )
         transport: Any = httpx.ASGITransport(self.application, raise_app_exceptions=False)  # type: ignore[arg-type]
         self.http = httpx.AsyncClient(transport=transport, base_url="http://node")

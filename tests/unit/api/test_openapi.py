@@ -13,6 +13,8 @@ from tests.unit.api.node import Node
 OPERATIONS = {
     ("/actions", "get"),
     ("/actions/{name}", "get"),
+    ("/workers", "get"),
+    *((f"/workers/{verb}", "post") for verb in ("poll", "heartbeat", "complete", "fail", "release")),
     ("/workflows", "get"),
     ("/workflows", "post"),
     ("/workflows/{workflow_id}", "get"),
@@ -76,7 +78,8 @@ def test_operations_are_complete(described: dict[str, Any]) -> None:
             if int(status) >= 400:
                 assert list(response["content"]) == [MEDIA_TYPE], where
         assert "400" in operation["responses"], where
-        assert ("404" in operation["responses"]) is bool(in_path), where
+        named = in_path or path in ("/workers/complete", "/workers/fail")  # they name a run in the body
+        assert ("404" in operation["responses"]) is bool(named), where
 
 
 def test_the_submission_names_its_bodies_and_refusals(described: dict[str, Any]) -> None:
