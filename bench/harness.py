@@ -1,5 +1,6 @@
 """Runs workloads one after another, each on a fresh server and directory, and verifies what each left behind."""
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -8,6 +9,7 @@ from pathlib import Path
 from bench.machine import cpu_probe_ms, describe
 from bench.results import Report, WorkloadResult
 from bench.server import Server, profiler_available
+from bench.server_config import drop_tables
 from bench.session import Session
 from bench.settings import BenchFailure, Settings
 from bench.verification import verify
@@ -37,8 +39,9 @@ def run_workload(settings: Settings, workload: Workload, say: Say) -> WorkloadRe
     result = WorkloadResult(name=workload.name, cpu_probe_ms=cpu_probe_ms())
     profile = _profile_path(settings, workload, say)
     home = Path(tempfile.mkdtemp(prefix=f"knhk-bench-{workload.name}-", dir=settings.directory))
+    server = Server(settings, home, room_for=workload.room_for(settings), profile=profile)
     try:
-        with Server(settings, home, room_for=workload.room_for(settings), profile=profile) as server:
+        with server:
             result.start_s = server.start()
             session = Session(settings, server)
             try:
@@ -47,7 +50,7 @@ def run_workload(settings: Settings, workload: Workload, say: Say) -> WorkloadRe
                 result.problems += session.problems
                 result.runs = session.accepted
             result.stop_s = server.stop()
-        verified = verify(settings, server.data, runs=result.runs)
+        verified = verify(settings, server.config_file, server.data, runs=result.runs)
         result.receipts_verified, result.verify_s = verified.receipts, verified.seconds
         if profile is not None:
             result.flame_graph = str(profile)
@@ -57,6 +60,7 @@ def run_workload(settings: Settings, workload: Workload, say: Say) -> WorkloadRe
         if settings.keep:
             say(f"{workload.name}: the server's files are kept in {home}")
         else:
+            asyncio.run(drop_tables(server.config))
             shutil.rmtree(home, ignore_errors=True)
     return result
 

@@ -32,15 +32,16 @@ class Server:
         self._log: IO[bytes] | None = None
         self.data = home / "data"
         self._log_file = home / "server.log"
-        self._config_file = home / "config.yaml"
+        self.config_file = home / "config.yaml"
         self.ports = free_ports()
         needed = configuration(self.data, self.ports, room_for=room_for)
-        self._config_file.write_text(yaml.safe_dump(merged(settings.base_config, needed)), encoding="utf-8")
+        self.config = merged(settings.base_config, needed)
+        self.config_file.write_text(yaml.safe_dump(self.config), encoding="utf-8")
         self.operations = Operations(self.ports)
 
     def start(self) -> float:
         """Start the process; returns the seconds until /ready said yes."""
-        command = [part.format(config=self._config_file) for part in self._settings.serve_command]
+        command = [part.format(config=self.config_file) for part in self._settings.serve_command]
         if self._profile is not None:
             command = ["py-spy", "record", "--output", str(self._profile), "--", *command]
         self._log = self._log_file.open("ab")

@@ -1,6 +1,7 @@
 """The configuration of the server under test: the defaults of the product, with room for the load."""
 
 import os
+import secrets
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,7 +54,25 @@ def merged(base: Path | None, needed: Mapping[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = dict(given)
     for section, values in needed.items():
         result[section] = {**(result.get(section) or {}), **values}
+    if result["persistence"].get("url"):
+        # Tables of its own in the given database, as a data directory is fresh for each workload.
+        postgres = result["persistence"].get("postgres") or {}
+        result["persistence"]["postgres"] = {**postgres, "schema_name": f"knhk_bench_{secrets.token_hex(6)}"}
     return result
+
+
+async def drop_tables(config: Mapping[str, Any]) -> None:
+    """Remove what a server of this configuration left in PostgreSQL, if it is kept there."""
+    persistence = config["persistence"]
+    if not persistence.get("url"):
+        return
+    import asyncpg
+
+    connection = await asyncpg.connect(persistence["url"])
+    try:
+        await connection.execute(f"DROP SCHEMA IF EXISTS {persistence['postgres']['schema_name']} CASCADE")
+    finally:
+        await connection.close()
 
 
 def environment() -> dict[str, str]:

@@ -25,7 +25,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     base_config: Path | None = None
     serve_command: tuple[str, ...] = (sys.executable, "-m", "knhk", "serve", "--config", "{config}")
     verify_command: tuple[str, ...] = (
-        *(sys.executable, "-m", "knhk", "verify", "--data", "{data}"),
+        *(sys.executable, "-m", "knhk", "verify", "--config", "{config}"),
         *("--full", "--output", "json"),
     )
 

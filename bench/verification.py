@@ -26,9 +26,9 @@ class Verified(msgspec.Struct, frozen=True):
     seconds: float
 
 
-def verify(settings: Settings, data: Path, *, runs: int) -> Verified:
-    """Verify the receipts in `data`, of which there must be at least one for each of `runs`."""
-    command = [part.format(data=data) for part in settings.verify_command]
+def verify(settings: Settings, config: Path, data: Path, *, runs: int) -> Verified:
+    """Verify the receipts of a server of this configuration; there must be at least one for each of `runs`."""
+    command = [part.format(config=config, data=data) for part in settings.verify_command]
     began = time.monotonic()
     try:
         done = subprocess.run(command, capture_output=True, env=environment(), timeout=VERIFY_LIMIT_S, check=False)

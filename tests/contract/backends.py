@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from knhk.persistence.memory import MemoryStore
+from knhk.persistence.postgres import PostgresStore
+from knhk.persistence.postgres_options import PostgresOptions
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.persistence.rocksdb_options import StoreOptions
 from tests.key_rings import cipher
+from tests.services.postgres import shared_server
 
 SMALL = StoreOptions(write_buffer_size_bytes=1 << 20, block_cache_size_bytes=1 << 20, max_background_jobs=2)
 
@@ -71,3 +74,20 @@ class EncryptedRocksDbBackend(RocksDbBackend):
 
     def open_checkpoint(self, path: Path) -> RocksDbStore:
         return RocksDbStore.open(path, SMALL, compression=True, cipher=cipher(self.keys))
+
+
+class PostgresBackend:
+    name = "postgres"
+
+    def __init__(self, path: Path) -> None:
+        self.options = PostgresOptions(shared_server().new_database())
+
+    def open(self) -> PostgresStore:
+        return PostgresStore(self.options, compression=True)
+
+    async def restart(self, store: PostgresStore) -> PostgresStore:
+        await store.close()
+        return self.open()
+
+    def open_checkpoint(self, path: Path) -> RocksDbStore:
+        return RocksDbStore.open(path, SMALL, compression=True)

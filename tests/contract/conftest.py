@@ -6,10 +6,18 @@ from typing import Any
 
 import pytest
 
-from tests.contract.backends import Backend, EncryptedRocksDbBackend, MemoryBackend, RocksDbBackend
+from tests.contract.backends import (
+    Backend,
+    EncryptedRocksDbBackend,
+    MemoryBackend,
+    PostgresBackend,
+    RocksDbBackend,
+)
+
+KINDS = [MemoryBackend, RocksDbBackend, EncryptedRocksDbBackend, PostgresBackend]
 
 
-@pytest.fixture(params=[MemoryBackend, RocksDbBackend, EncryptedRocksDbBackend], ids=lambda one: one.name)
+@pytest.fixture(params=KINDS, ids=lambda one: one.name)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     return request.param(tmp_path)
 

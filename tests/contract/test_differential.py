@@ -10,7 +10,7 @@ from knhk.domain.errors import Fenced
 from knhk.ports.append import Commit, Payload
 from knhk.ports.journal import Claim
 from tests.builders import CommitBuilder, altered, workflow_id
-from tests.contract.backends import MemoryBackend, RocksDbBackend
+from tests.contract.backends import MemoryBackend, PostgresBackend, RocksDbBackend
 
 STEPS = 120
 RUNS = [workflow_id(number, partition) for partition in (0, 3) for number in range(12)]
@@ -19,10 +19,10 @@ RUNS = [workflow_id(number, partition) for partition in (0, 3) for number in ran
 class History:
     """Applies each random step to both stores and compares what they say."""
 
-    def __init__(self, seed: int, backend: RocksDbBackend) -> None:
+    def __init__(self, seed: int, backend: RocksDbBackend | PostgresBackend, path: Path) -> None:
         self.random = random.Random(seed)
-        self.backend = backend
-        self.oracle_backend = MemoryBackend(backend.path)
+        self.backend: Any = backend
+        self.oracle_backend = MemoryBackend(path)
         self.store: Any = backend.open()
         self.oracle: Any = self.oracle_backend.open()
         self.builders: dict[int, CommitBuilder] = {}
@@ -104,9 +104,10 @@ class History:
         return [*found, list(scanner.scan_receipts()), list(scanner.scan_blocks()), list(scanner.scan_payloads())]
 
 
+@pytest.mark.parametrize("kind", [RocksDbBackend, PostgresBackend], ids=["rocksdb", "postgres"])
 @pytest.mark.parametrize("seed", range(4))
-async def test_the_store_answers_as_the_oracle_does(seed: int, tmp_path: Path) -> None:
-    history = History(seed, RocksDbBackend(tmp_path))
+async def test_the_store_answers_as_the_oracle_does(seed: int, kind: type, tmp_path: Path) -> None:
+    history = History(seed, kind(tmp_path), tmp_path)
     for partition in (0, 3):
         await history.acquire(partition)
     for number in range(STEPS):

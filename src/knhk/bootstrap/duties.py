@@ -8,4 +8,7 @@ from knhk.recovery.snapshot_duty import SnapshotDuty
 
 def duties_of(node: Node, snapshots: SnapshotDuty) -> list[Duty]:
     """Every room that works by itself beside the runs adds its duties here."""
-    return [*observability.duties(node), snapshots]
+    found = observability.duties(node)
+    if not node.config.persistence.url:  # A database has backups of its own; copies of it are made on request alone.
+        found.append(snapshots)
+    return found

@@ -18,6 +18,7 @@ from knhk.bootstrap.recovery import snapshots_of
 from knhk.config import Config, Loaded, absent_sections
 from knhk.engine.executor import THREAD_NAME
 from knhk.observability.logs import configure, flush, get
+from knhk.persistence.postgres_options import public_name
 from knhk.platform.serving import Serving, listen
 
 _SWITCH_INTERVAL_S: Final = 0.0005
@@ -79,7 +80,7 @@ async def _serve(loaded: Loaded) -> int:
             "ready",
             api=_address(api_socket),
             operations=_address(operations_socket),
-            data=str(config.persistence.path),
+            data=public_name(config.persistence.url) or str(config.persistence.path),
             version=__version__,
         )
         return await _until_stopped(node, config, stopping)

@@ -1,11 +1,13 @@
 """Stores from the configuration, with the keys that encrypt them."""
 
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from knhk.config import Config
 from knhk.config.sections import Persistence
+from knhk.domain.errors import InvalidConfiguration
 from knhk.persistence.cipher import Cipher
+from knhk.persistence.postgres_options import PostgresOptions
 from knhk.persistence.ring_binding import needs_ring
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.persistence.rocksdb_options import StoreOptions
@@ -17,15 +19,51 @@ from knhk.security.key_wrapping import wrapper_of
 
 KEY_FILE: Final = "encryption.key"
 
+if TYPE_CHECKING:
+    from knhk.persistence.postgres import PostgresStore
 
-def open_store(config: Config, *, read_only: bool = False) -> RocksDbStore:
-    """The embedded store of this configuration.
+
+def open_store(config: Config, *, read_only: bool = False) -> "RocksDbStore | PostgresStore":
+    """The store of this configuration; one in PostgreSQL connects at its first use.
 
     Raises:
-        DataDirectoryInUse: another process has it open.
+        DataDirectoryInUse: another process has the directory open.
         JournalCorrupt, BackupCorrupt: what is there is not what was written.
         EncryptionKeyUnavailable, KeyRingCorrupt: it is encrypted, and its keys are not at hand or damaged.
+        InvalidConfiguration: as postgres_store says.
     """
+    if config.persistence.url:
+        return postgres_store(config.persistence, read_only=read_only)
+    return _embedded_store(config, read_only=read_only)
+
+
+def postgres_store(persistence: Persistence, *, read_only: bool = False) -> "PostgresStore":
+    """The store in the database of `persistence.url`.
+
+    Raises InvalidConfiguration if asyncpg is not installed, or if data are to be encrypted, which this version does in
+    data directories alone: they would be written in clear.
+    """
+    if persistence.encryption:
+        raise InvalidConfiguration(
+            "persistence.encryption is for data directories, and persistence.url names a database",
+            hint="Set it to false, and have PostgreSQL's disk encrypted.",
+        )
+    try:
+        from knhk.persistence.postgres import PostgresStore
+    except ModuleNotFoundError as error:
+        raise InvalidConfiguration(
+            f"persistence.url needs the Python package {error.name}", hint="Install it: pip install 'knhk[postgres]'"
+        ) from error
+    options = PostgresOptions(
+        url=persistence.url,
+        schema=persistence.postgres.schema_name,
+        connections=persistence.postgres.connections,
+        timeout_s=persistence.postgres.timeout_ns / 1e9,
+    )
+    return PostgresStore(options, persistence.compression, read_only=read_only)
+
+
+def _embedded_store(config: Config, *, read_only: bool) -> RocksDbStore:
     persistence = config.persistence
     if not read_only:
         settle(persistence.path)

@@ -47,7 +47,10 @@ def load_config(config: Path | None, *, context: typer.Context | None = None, da
     """
     from knhk.config import load
 
-    overrides: dict[str, Any] = {} if data is None else {"persistence.path": str(data.absolute())}
+    # A directory that is named on the command line is meant, whatever database the configuration names.
+    overrides: dict[str, Any] = (
+        {} if data is None else {"persistence.path": str(data.absolute()), "persistence.url": ""}
+    )
     return load(config or given_before(context), os.environ, overrides)
 
 

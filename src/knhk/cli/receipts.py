@@ -15,7 +15,7 @@ from knhk.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
     from knhk.persistence.proofs import Proof, Proven
-    from knhk.persistence.rocksdb import RocksDbStore
+    from knhk.persistence.scanner import ScannedJournal
     from knhk.persistence.verification import Report
     from knhk.ports.environment import PublicKey
 
@@ -49,7 +49,7 @@ def verify(
 
     number = None if workflow_id is None else parse(workflow_id)
 
-    async def read(store: "RocksDbStore") -> "Report":
+    async def read(store: "ScannedJournal") -> "Report":
         trust = await trust_of(store, public_key)
         if number is not None:
             return await verify_workflow(store, number, trust)
@@ -80,7 +80,7 @@ def show(
 
     number = parse(workflow_id)
 
-    async def read(store: "RocksDbStore") -> list[dict[str, Any]]:
+    async def read(store: "ScannedJournal") -> list[dict[str, Any]]:
         found = await store.receipts(number, from_seq)
         if not found and not (from_seq and await store.receipts(number)):
             raise WorkflowNotFound(f"there is no workflow {workflow_id}")
@@ -131,7 +131,7 @@ def prove(
 
     number = parse(workflow_id)
 
-    async def read(store: "RocksDbStore") -> "Proof":
+    async def read(store: "ScannedJournal") -> "Proof":
         return await make(store, number, seq, await trust_of(store, public_key))
 
     proof = reading(data_directory(context, data, config), read)
@@ -201,7 +201,7 @@ def keys(
     from knhk.domain.times import rfc3339
     from knhk.security.signing import public_pem
 
-    async def read(store: "RocksDbStore") -> "list[PublicKey]":
+    async def read(store: "ScannedJournal") -> "list[PublicKey]":
         return await store.keys()
 
     rows = [

@@ -16,7 +16,7 @@ from knhk.cli.workflow import print_workflow
 
 if TYPE_CHECKING:
     from knhk.config import Loaded
-    from knhk.persistence.rocksdb import RocksDbStore
+    from knhk.persistence.scanner import ScannedJournal
     from knhk.persistence.verification import Report
 
 
@@ -89,7 +89,7 @@ def _verify(directory: DataDirectory, workflow_id: str) -> "Report":
     from knhk.domain.identifier import parse
     from knhk.persistence.journal_check import verify_workflow
 
-    async def read(store: "RocksDbStore") -> "Report":
+    async def read(store: "ScannedJournal") -> "Report":
         return await verify_workflow(store, parse(workflow_id), await trust_of(store, None))
 
     return reading(directory, read)

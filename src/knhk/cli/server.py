@@ -7,6 +7,7 @@ import typer
 
 from knhk.cli.options import ConfigOption, OutputOption, given_before, load_config
 from knhk.cli.output import Output, emit, note, print_fields, print_table
+from knhk.cli.store import DataDirectory, reading
 
 config_app = typer.Typer(name="config", help="The configuration.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -45,29 +46,55 @@ def init(
         note(f"Warning: {sentence}")
     persistence = loaded.config.persistence
     key_file = persistence.key_path / KEY_FILE
-    had_data, had_key = persistence.path.is_dir(), key_file.exists()
+    directory = DataDirectory(persistence.path, persistence)
+    had_data, had_key = _has_data(directory), key_file.exists()
     signer = Ed25519Signer.load_or_create(persistence.key_path, time.time_ns())
     _prepare_data(loaded.config)
     shown = {
         "config": str(loaded.path) if loaded.path else "defaults",
-        "data": str(persistence.path),
+        "data": directory.name,
         "data_created": not had_data,
         "signing_key": str(key_file),
         "signing_key_created": not had_key,
         "key_id": signer.public_key.key_id,
     }
 
+    kind = "database" if persistence.url else "data directory"
+
     def table() -> None:
         print_fields(
             [
                 ("configuration", f"{shown['config']}: good"),
-                ("data directory", f"{shown['data']}: {'was there' if had_data else 'made'}"),
+                (kind, f"{shown['data']}: {'was there' if had_data else 'made'}"),
                 ("signing key", f"{key_file}: {'was there' if had_key else 'made'}"),
                 ("key id", shown["key_id"]),
             ]
         )
 
     emit(shown, output, table)
+
+
+def _has_data(directory: DataDirectory) -> bool:
+    """Whether the directory, or the tables in the database, are there."""
+    from knhk.domain.errors import InvalidConfiguration
+
+    if not directory.persistence.url:
+        return directory.path.is_dir()
+    try:
+        reading(directory, lambda store: store.keys())
+    except InvalidConfiguration:
+        return False
+    return True
+
+
+async def _make_tables(settings: Any) -> None:
+    from knhk.bootstrap.stores import postgres_store
+
+    store = postgres_store(settings.persistence)
+    try:
+        await store.open()
+    finally:
+        await store.close()
 
 
 def _prepare_data(settings: Any) -> None:
@@ -81,6 +108,9 @@ def _prepare_data(settings: Any) -> None:
     from knhk.bootstrap import open_store
     from knhk.domain.errors import InvalidConfiguration
 
+    if settings.persistence.url:
+        asyncio.run(_make_tables(settings))
+        return
     path: Path = settings.persistence.path
     if (path / "CURRENT").exists():
         asyncio.run(open_store(settings, read_only=True).close())

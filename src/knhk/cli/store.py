@@ -1,4 +1,4 @@
-"""Data directories, read only: works beside a running server and without one, and never makes or changes anything."""
+"""Journals, read only: works beside a running server and without one, and never makes or changes anything."""
 
 import signal
 from collections.abc import Callable, Coroutine, Iterator
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from knhk.config.sections import Persistence
     from knhk.persistence.rocksdb import RocksDbStore
     from knhk.persistence.rocksdb_options import StoreOptions
+    from knhk.persistence.scanner import ScannedJournal
     from knhk.persistence.verification import Trust
     from knhk.security.key_ring import KeyRing
 
@@ -25,14 +26,21 @@ Result = TypeVar("Result")
 
 
 class DataDirectory(NamedTuple):
-    """A data directory, and the settings that say where its keys are."""
+    """A data directory, and the settings that say where its keys are, or which database is meant instead of it."""
 
     path: Path
     persistence: "Persistence"
 
+    @property
+    def name(self) -> str:
+        """What is shown of it: the database without its password, or the path."""
+        from knhk.persistence.postgres_options import public_name
+
+        return public_name(self.persistence.url) or str(self.path)
+
 
 def data_directory(context: typer.Context, data: Path | None, config: Path | None) -> DataDirectory:
-    """--data, or else the configuration's `persistence.path`."""
+    """--data, or else what the configuration's `persistence` section names."""
     persistence = load_config(config, context=context, data=data).config.persistence
     return DataDirectory(persistence.path if data is None else data, persistence)
 
@@ -81,26 +89,40 @@ def _keys(directory: DataDirectory, options: "StoreOptions") -> "KeyRing | None"
         return None
 
 
-def reading(directory: DataDirectory, read: "Callable[[RocksDbStore], Coroutine[Any, Any, Result]]") -> Result:
-    """What a coroutine reads from the store in a data directory. Raises as `opened` does.
+def reading(directory: DataDirectory, read: "Callable[[ScannedJournal], Coroutine[Any, Any, Result]]") -> Result:
+    """What a coroutine reads from the store, in a data directory or a database. Raises as `opened` does.
 
-    Reading never waits for anything, so that asyncio's own handling of Ctrl-C would only come into effect at the end.
+    RocksDB never waits for anything, so that asyncio's own handling of Ctrl-C would only come into effect at the end.
     """
     import asyncio
 
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
+        if directory.persistence.url:
+            return asyncio.run(_in_database(directory, read))
         with opened(directory) as store:
             return asyncio.run(read(store))
     finally:
         signal.signal(signal.SIGINT, before)
 
 
+async def _in_database(
+    directory: DataDirectory, read: "Callable[[ScannedJournal], Coroutine[Any, Any, Result]]"
+) -> Result:
+    from knhk.bootstrap.stores import postgres_store
+
+    store = postgres_store(directory.persistence, read_only=True)
+    try:
+        return await read(store)
+    finally:
+        await store.close()
+
+
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-async def trust_of(store: "RocksDbStore", pinned: list[Path] | None) -> "Trust":
+async def trust_of(store: "ScannedJournal", pinned: list[Path] | None) -> "Trust":
     """Trust in the pinned keys, or else in those that are registered in the journal."""
     from knhk.persistence.verification import Trust
     from knhk.security.signing import verify

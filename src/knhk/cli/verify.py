@@ -1,4 +1,4 @@
-"""`knhk verify`: is a data directory what was written? Offline, in constant memory."""
+"""`knhk verify`: is a journal what was written? Offline, in constant memory."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,11 +8,11 @@ import typer
 from knhk.cli import exit_codes
 from knhk.cli.options import ConfigOption, DataOption, OutputOption, PublicKeyOption
 from knhk.cli.output import Output, emit
-from knhk.cli.store import data_directory, reading, trust_of
+from knhk.cli.store import DataDirectory, data_directory, reading, trust_of
 from knhk.cli.verdict import print_report, progress_bar
 
 if TYPE_CHECKING:
-    from knhk.persistence.rocksdb import RocksDbStore
+    from knhk.persistence.scanner import ScannedJournal
     from knhk.persistence.verification import Report
 
 
@@ -27,23 +27,24 @@ def verify(
     config: ConfigOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Verify a data directory, offline.
+    """Verify a data directory or database, offline.
 
     Recomputes all receipts, chains, blocks and signatures. Without the encryption key, the hashes of encrypted receipts
     are verified by the signed blocks, and their contents are not. Exits 1 if anything is wrong.
     """
     directory = data_directory(context, data, config)
-    path = directory.path
-
-    report = _incomplete(path) or reading(directory, lambda store: _verified(store, full, public_key))
-    shown = {"data": str(path), "full": full, **report.to_dict()}
-    emit(shown, output, lambda: print_report(report, str(path)))
+    report = _incomplete(directory) or reading(directory, lambda store: _verified(store, full, public_key))
+    shown = {"data": directory.name, "full": full, **report.to_dict()}
+    emit(shown, output, lambda: print_report(report, directory.name))
     if not report.valid:
         raise typer.Exit(exit_codes.FAILED)
 
 
-def _incomplete(path: Path) -> "Report | None":
+def _incomplete(directory: DataDirectory) -> "Report | None":
     """What is wrong with the copy of a snapshot by its manifest; None if nothing is, or if it is not one."""
+    if directory.persistence.url:
+        return None
+    path = directory.path
     from knhk.persistence.verification import Report
     from knhk.recovery import manifest as manifests
 
@@ -57,7 +58,7 @@ def _incomplete(path: Path) -> "Report | None":
     return None if report.valid else report
 
 
-async def _verified(store: "RocksDbStore", full: bool, public_key: list[Path] | None) -> "Report":
+async def _verified(store: "ScannedJournal", full: bool, public_key: list[Path] | None) -> "Report":
     from knhk.domain.errors import Corrupt
     from knhk.persistence.journal_check import verify_all
 

@@ -103,9 +103,31 @@ class RocksDbOptions(Section):
     )
 
 
+class PostgresOptions(Section):
+    """How PostgreSQL is used if `persistence.url` names it."""
+
+    schema_name: str = Field(
+        default="knhk",
+        pattern=r"^[a-z_][a-z0-9_]{0,62}$",
+        description="The schema of the tables, made if it is not there.",
+    )
+    connections: int = Field(
+        default=8, ge=1, le=1_000, description="Most connections for reading, and again for writing, of one process."
+    )
+    timeout_ns: Duration = Field(
+        default=10 * SECOND, gt=0, description="Time limit of one statement, after which its connection is given up."
+    )
+
+
 class Persistence(Section):
     """Where data are kept, and how."""
 
+    url: str = Field(
+        default="",
+        pattern=r"^(postgres(ql)?://.*)?$",
+        description="URL of a PostgreSQL database that keeps the journal, such as `postgresql://knhk@db/knhk`; "
+        "empty keeps it in `persistence.path`.",
+    )
     path: Location = Field(
         default_factory=default_data_path,
         description="The data directory.",
@@ -131,6 +153,9 @@ class Persistence(Section):
         default=64 * MB, ge=0, description="Free disk space below which no new workflow is taken."
     )
     max_payload_bytes: Size = Field(default=4 * MB, gt=0, description="Largest single input or output that is stored.")
+    postgres: PostgresOptions = Field(
+        default_factory=PostgresOptions, description="How PostgreSQL is used if `persistence.url` names it."
+    )
     rocksdb: RocksDbOptions = Field(
         default_factory=RocksDbOptions,
         description="The path of a `rocksdb.yaml`, relative to this file, or its options themselves.",

@@ -29,6 +29,7 @@ from knhk.domain.histogram import Histogram
 from knhk.domain.identifier import to_text
 from knhk.domain.receipt import PRUNED, Sealed, SignedBlock
 from knhk.persistence import codec, receipt_rows
+from knhk.persistence.block_rows import decode_signed_block
 from knhk.persistence.cipher import Cipher, in_clear, run_path
 from knhk.persistence.codec import PayloadCodec
 from knhk.persistence.commit_batch import batch_of, keys_of_erased
@@ -55,7 +56,7 @@ from knhk.persistence.rocksdb_keys import (
     row_prefix,
     run_key,
 )
-from knhk.persistence.rocksdb_opening import decode_signed_block, open_database
+from knhk.persistence.rocksdb_opening import open_database
 from knhk.persistence.rocksdb_options import StoreOptions
 from knhk.persistence.rocksdb_scan import RocksDbScanner
 from knhk.persistence.wal_writer import WalWriter

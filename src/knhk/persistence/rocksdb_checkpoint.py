@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from knhk.domain.errors import Conflict
@@ -17,8 +18,22 @@ from knhk.persistence.rocksdb_options import StoreOptions
 def write_checkpoint(database: Database, target: Path, heads: dict[int, Tip], options: StoreOptions) -> int:
     """Copy everything written so far to `target`; the height of partition 0 in it (-1: no block).
 
-    `heads` are those synced before the call, which the copy must contain: it is opened and checked before it gets its
-    name. A checkpoint that fails leaves nothing behind. Raises Conflict, DiskFull, StorageUnavailable, Corrupt.
+    `heads` are those synced before the call, which the copy must contain. Raises as `publish` does.
+    """
+
+    def fill(copy: Path) -> dict[int, Tip]:
+        database.flush()
+        database.checkpoint(copy)
+        return heads
+
+    return publish(target, options, fill)
+
+
+def publish(target: Path, options: StoreOptions, fill: Callable[[Path], dict[int, Tip]]) -> int:
+    """Let `fill` make a store in a directory and say which heads it must contain; the height of partition 0 in it.
+
+    It is opened and checked before it gets its name. A checkpoint that fails leaves nothing behind. Raises Conflict,
+    DiskFull, StorageUnavailable, Corrupt.
     """
     if target.exists():
         raise Conflict(f"{target} exists already; a checkpoint is written to a new directory")
@@ -27,9 +42,7 @@ def write_checkpoint(database: Database, target: Path, heads: dict[int, Tip], op
         unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
             copy = unfinished / "store"
-            database.flush()
-            database.checkpoint(copy)
-            HeadWitness(copy, heads).close()
+            HeadWitness(copy, fill(copy)).close()
             opened, found = open_database(copy, options, Counters(), read_only=True)
             opened.close()
             HeadWitness(copy, found).close()  # It may hold commits that were being synced: it must not lose them again.

@@ -12,11 +12,10 @@ import time
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from knhk.domain.errors import Corrupt, InvalidConfiguration, JournalCorrupt, StorageUnavailable
 from knhk.domain.receipt import SignedBlock
 from knhk.persistence import head_witness
+from knhk.persistence.block_rows import decode_signed_block
 from knhk.persistence.fencing import Tip
 from knhk.persistence.format_version import check_format
 from knhk.persistence.rocksdb_database import Counters, Database, log_bytes, stored_families
@@ -34,15 +33,6 @@ from knhk.persistence.rocksdb_options import StoreOptions
 LEAST_COMMIT_BYTES: Final = 150
 READ_ONLY_ATTEMPTS: Final = 5
 READ_ONLY_PAUSE_S: Final = 0.05
-_SIGNED_BLOCK: Final = msgspec.msgpack.Decoder(SignedBlock)
-
-
-def decode_signed_block(raw: bytes, partition: int, height: int) -> SignedBlock:
-    """A stored block. Raises JournalCorrupt, naming it, if the bytes are not one."""
-    try:
-        return _SIGNED_BLOCK.decode(raw)
-    except msgspec.DecodeError as error:
-        raise JournalCorrupt(f"block {height} of partition {partition} cannot be decoded: {error}") from error
 
 
 def partitions(database: Database) -> list[int]:

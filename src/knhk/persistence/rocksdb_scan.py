@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from knhk.domain.errors import DataErased, EncryptionKeyUnavailable
 from knhk.domain.receipt import Sealed, SignedBlock
 from knhk.persistence import codec, receipt_rows
+from knhk.persistence.block_rows import decode_signed_block
 from knhk.persistence.cipher import Cipher, is_sealed
 from knhk.persistence.rocksdb_database import Database
 from knhk.persistence.rocksdb_keys import BLOCK, FAMILIES, PARTITION, RUN
-from knhk.persistence.rocksdb_opening import decode_signed_block, partitions
+from knhk.persistence.rocksdb_opening import partitions
 from knhk.persistence.scanner import ERASED_ROW, LOCKED_ROW
 
 

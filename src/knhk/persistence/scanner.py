@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from knhk.domain.receipt import Sealed, SignedBlock
+from knhk.ports.journal import Journal
 
 LOCKED_ROW: Final = -1
 """In the place of a payload's slot: the row that begins at this receipt is encrypted, and its key is not at hand."""
@@ -35,4 +36,16 @@ class JournalScanner(Protocol):
 
     def verify_files(self) -> int:
         """Read every stored byte and check its checksums; the number of entries that were read."""
+        ...
+
+
+class ScannedJournal(Journal, Protocol):
+    """A store that can be verified as a whole."""
+
+    def scanner(self) -> JournalScanner:
+        """Iterators over everything; close the store only when they are done."""
+        ...
+
+    async def close(self) -> None:
+        """Release everything."""
         ...

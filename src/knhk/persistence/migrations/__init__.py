@@ -1,0 +1,1 @@
+"""Migrations of the tables in PostgreSQL, run by Alembic; postgres_schema.py says how."""
