@@ -1,9 +1,11 @@
 """What the operations server may know and do of a node."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
+
+from prometheus_client.core import GaugeMetricFamily, Metric
 
 from knhk import __version__
 from knhk.bootstrap.diagnostics import NodeDiagnostics
@@ -33,6 +35,7 @@ class NodeOperations:
         self.started = False
         node.metrics.connect(self._readings())
         diagnostics.checks = self._checks
+        node.metrics.show("readiness", self._readiness)
 
     @property
     def version(self) -> str:
@@ -53,6 +56,9 @@ class NodeOperations:
         return self._checks()
 
     async def ready(self) -> tuple[bool, str]:
+        return self._can_admit()
+
+    def _can_admit(self) -> tuple[bool, str]:
         if not self.started:
             return False, "starting"
         if self._stopping.is_set() or self._node.engine.admission.closed:
@@ -71,6 +77,13 @@ class NodeOperations:
 
     async def shutdown(self) -> None:
         self._stopping.set()
+
+    def _readiness(self) -> Iterator[Metric]:
+        """What /ready and the liveness probe say, for the metrics."""
+        halted = self.halted is not None
+        ready = self._can_admit()[0] and not halted
+        yield GaugeMetricFamily("knhk_ready", "1 if a workflow would be admitted now, as /ready says.", float(ready))
+        yield GaugeMetricFamily("knhk_halted", "1 if only a restart can help, as /health says.", float(halted))
 
     def _checks(self) -> dict[str, str]:
         drift_s = self._node.clock.drift_s

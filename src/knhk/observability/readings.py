@@ -87,10 +87,11 @@ class ReadingsCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         for name, families in (*self._parts(), *self._others.items()):
+            self._failures.setdefault(name, 0)  # so that a rate sees the first one
             try:
                 yield from list(families())
             except Exception:  # a closed store, a process that is half started: the rest is worth more than this
-                self._failures[name] = self._failures.get(name, 0) + 1
+                self._failures[name] += 1
         failures = CounterMetricFamily("knhk_scrape_failures", _UNREADABLE, labels=("reading",))
         for name, count in self._failures.items():
             failures.add_metric((name,), count)
