@@ -122,5 +122,5 @@ def hexed(value: Any) -> Any:
 def _decode(raw: bytes, run: Run, seq: int) -> Any:
     try:
         return payload.decode(raw)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ReceiptCorrupt(f"{to_text(run.workflow_id)}: the payload of receipt {seq} is damaged") from error

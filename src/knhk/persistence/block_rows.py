@@ -11,8 +11,10 @@ _SIGNED_BLOCK: Final = msgspec.msgpack.Decoder(SignedBlock)
 
 
 def decode_signed_block(raw: bytes, partition: int, height: int) -> SignedBlock:
-    """A stored block. Raises JournalCorrupt, naming it, if the bytes are not one."""
+    """A stored block. Raises JournalCorrupt, naming it, if the bytes are not one, or its header's are not a header."""
     try:
-        return _SIGNED_BLOCK.decode(raw)
-    except msgspec.DecodeError as error:
+        signed = _SIGNED_BLOCK.decode(raw)
+        signed.block()
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise JournalCorrupt(f"block {height} of partition {partition} cannot be decoded: {error}") from error
+    return signed

@@ -62,6 +62,6 @@ def _decode(row: bytes) -> list[Payload]:
             if not 0 <= size <= MAX_ROW_BYTES:
                 raise ReceiptCorrupt(f"a compressed row of payloads says that it has {size} bytes")
             return _DECODER.decode(_DECOMPRESSOR.decompress(row[1:]))
-    except (msgspec.DecodeError, zstandard.ZstdError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, zstandard.ZstdError) as error:
         raise ReceiptCorrupt(f"a row of payloads cannot be decoded: {error}") from error
     raise ReceiptCorrupt(f"a row of payloads starts with {marker.hex() or 'nothing'}, which no version writes")

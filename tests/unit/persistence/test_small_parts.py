@@ -2,8 +2,10 @@
 
 import asyncio
 import threading
+from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
@@ -16,7 +18,9 @@ from knhk.domain.errors import (
     ReceiptCorrupt,
     StorageUnavailable,
 )
+from knhk.domain.receipt import Block, SignedBlock, Slice, encode_block
 from knhk.persistence import codec, head_witness
+from knhk.persistence.block_rows import decode_signed_block
 from knhk.persistence.fencing import Tip
 from knhk.persistence.head_witness import FILE_NAME, SLOT_BYTES, HeadWitness
 from knhk.persistence.memory import MemoryStore
@@ -157,3 +161,13 @@ async def test_the_memory_store_fails_on_demand(stage: str) -> None:
         await store.append(commit)
     assert await store.head(0) == commit.signed
     assert stages[-3:] == (["reopen", "before", "after"] if stage == "before" else ["before", "after", "reopen"])
+
+
+@given(some.integers(0, 300), some.integers(0, 255))
+def test_a_damaged_block_is_corrupt_or_another_block(position: int, byte: int) -> None:
+    """Text of a header may become no UTF-8; whoever reads a stored block is told so in one way."""
+    block = Block(0, 1, 7, 0, 1, bytes(32), bytes(32), 1, "node-ä", "key-ö")
+    raw = bytearray(msgspec.msgpack.encode(SignedBlock(encode_block(block), bytes(64), (Slice(1, 0, 1),))))
+    raw[position % len(raw)] = byte
+    with suppress(JournalCorrupt):
+        decode_signed_block(bytes(raw), 0, 7).block()
