@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, Self
 import msgspec
 
 from knhk.domain.errors import InvalidConfiguration, NotFound, Problem
+from knhk.domain.event import Failure
 from knhk.domain.expressions import Scope
 from knhk.domain.plan import ActionTraits
 
@@ -31,11 +32,15 @@ class Succeeded(msgspec.Struct, frozen=True):
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """The step failed for good and is not retried. `guard` names the rule that was violated, if one was."""
+    """The step failed for good and is not retried. `guard` names the rule that was violated, if one was.
+
+    `problem` is what failed as RFC 9457 problem details, for workflows that handle it.
+    """
 
     code: str
     message: str
     guard: str = ""
+    problem: Mapping[str, Any] = {}
 
 
 class RetryLater(msgspec.Struct, frozen=True):
@@ -60,7 +65,43 @@ class Cancelled(msgspec.Struct, frozen=True):
     """The action stopped because the run was cancelled."""
 
 
-Outcome = Succeeded | Failed | RetryLater | WaitUntil | Cancelled
+class Child(msgspec.Struct, frozen=True):
+    """One of the step's own blocks to be run: its index, the path under which it runs, and what it is given."""
+
+    block: int
+    path: str
+    given: Any
+
+
+class Enter(msgspec.Struct, frozen=True):
+    """The step goes on inside: its blocks run side by side, and then the action is called again.
+
+    `memo` is JSON-like data that the next call gets back. With `compete` the first block that completes ends the
+    others. Nothing begins before `not_before_ns` (Unix time).
+    """
+
+    children: tuple[Child, ...]
+    memo: Any
+    compete: bool = False
+    not_before_ns: int = 0
+
+
+Outcome = Succeeded | Failed | RetryLater | WaitUntil | Cancelled | Enter
+
+
+class ChildResult(msgspec.Struct, frozen=True):
+    """What became of a block: its last step's output, or why it failed. Both None: it was cancelled."""
+
+    output: Any = None
+    failure: Failure | None = None
+    completed: bool = False
+
+
+class Round(msgspec.Struct, frozen=True):
+    """What an action that answered `Enter` is called again with: its memo, and a result for each child, in order."""
+
+    memo: Any
+    results: tuple[ChildResult, ...]
 
 
 class Invocation(msgspec.Struct, frozen=True):
@@ -69,6 +110,9 @@ class Invocation(msgspec.Struct, frozen=True):
     `idempotency_key` is `<workflow id>/<step>`, the same on every attempt and after any crash. `params` are evaluated.
     `dependencies` holds the outputs of the steps that this one depends on, by name. `attempt` counts from 1. `now_ns`
     is Unix time at the start of the attempt. `traceparent` is the W3C trace context, empty if the run is not traced.
+
+    Only for steps that run blocks of their own: `definition` is what the plan says of the step, `given` what the block
+    around it was given, `round` what became of the blocks that the action has entered before.
     """
 
     workflow_id: str
@@ -81,6 +125,9 @@ class Invocation(msgspec.Struct, frozen=True):
     scope: Scope
     now_ns: int
     traceparent: str = ""
+    definition: Any = None
+    given: Any = None
+    round: Round | None = None
 
 
 INVOCATION: ContextVar[Invocation | None] = ContextVar("knhk_invocation", default=None)

@@ -12,7 +12,7 @@ Compatibility: fields are only ever added, at the end, with a default; a kind is
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -42,12 +42,16 @@ class Kind(StrEnum):
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """Why an attempt or a run failed. `guard` names the rule, invariant or covenant that was violated, if one was."""
+    """Why an attempt or a run failed. `guard` names the rule, invariant or covenant that was violated, if one was.
+
+    `problem` is the failure as RFC 9457 problem details, where the workflow itself raised or may handle it.
+    """
 
     code: str
     message: str
     guard: str = ""
     step: str = ""
+    problem: Mapping[str, Any] = {}
 
 
 class Detail(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

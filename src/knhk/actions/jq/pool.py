@@ -70,8 +70,9 @@ class JqPool:
                     f"{_shown(template)}: no value after {self._timeout_s:g} s", hint="Give it less to do."
                 ) from None
             except (asyncio.IncompleteReadError, ConnectionError):
+                most = f"{self._memory_bytes >> 20} MiB"
                 raise InvalidExpression(
-                    f"{_shown(template)}: its process ended; it may have needed more than {self._memory_bytes >> 20} MiB"
+                    f"{_shown(template)}: its process ended; it may have needed more than {most}"
                 ) from None
             finally:
                 if done and not self._closed:

@@ -1,0 +1,43 @@
+"""The action `serverless`: one attempt at one task of a Serverless Workflow document."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from knhk.actions.jq import JqPool
+from knhk.actions.registry import Action, Invocation, Outcome
+from knhk.actions.serverless import http, leaves, sequences
+from knhk.actions.serverless.flow import Fault, Turn
+from knhk.domain.dsl import task as dsl
+from knhk.domain.dsl.plan import NAME, Definition
+from knhk.domain.plan import ActionTraits
+
+_RUN: Final[Mapping[type, Callable[[Turn, Any], Awaitable[Outcome]]]] = {
+    dsl.Set: leaves.run_set,
+    dsl.Switch: leaves.run_switch,
+    dsl.Raise: leaves.run_raise,
+    dsl.Emit: leaves.run_emit,
+    dsl.Wait: leaves.run_wait,
+    dsl.Do: sequences.run_do,
+    dsl.For: sequences.run_for,
+    dsl.Fork: sequences.run_fork,
+    dsl.Try: sequences.run_try,
+    dsl.CallHttp: http.call_http,
+    dsl.CallOpenApi: http.call_openapi,
+}
+JQ: Final = JqPool()
+
+
+async def run(invocation: Invocation) -> Outcome:
+    """Does what the task says, or the next part of it."""
+    definition: Definition = invocation.definition
+    turn = Turn(JQ, definition.document, definition.task, invocation)
+    try:
+        if invocation.round is None and not await turn.enter():
+            return await leaves.left_out(turn)
+        return await _RUN[type(turn.task.body)](turn, turn.task.body)
+    except Fault as fault:
+        return fault.outcome()
+
+
+TRAITS: Final = ActionTraits(NAME, pure=False, reads_dependencies=False)
+ACTION: Final = Action(TRAITS, "async", run, __name__, JQ.close)
