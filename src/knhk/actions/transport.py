@@ -8,6 +8,7 @@ import msgspec
 from knhk.actions.registry import (
     Action,
     Cancelled,
+    Enter,
     Failed,
     Invocation,
     Outcome,
@@ -94,6 +95,8 @@ def report_of(outcome: Outcome) -> Report:
             return Report("wait", output, fire_at_ns=fire_at_ns)
         case Cancelled():
             return Report("cancelled")
+        case Enter():
+            return Report("failed", code=ERROR_CODE, message="only an action of the server itself can run blocks")
         case _:
             assert_never(outcome)
 
