@@ -21,6 +21,7 @@ from knhk.domain.document import read
 from knhk.domain.inputs import check_inputs, compile_inputs, declared_names
 from knhk.domain.json_schemas import check_schema, schema_fault
 from knhk.domain.plan import ActionTraits, Invariant, Output, Plan
+from knhk.domain.shapes import Shapes, shape_of
 
 MAX_TEXT: Final = 255
 """The longest name, department, cost center and label, in characters."""
@@ -36,8 +37,9 @@ def compile_descriptor(
     max_steps: int,
     default_timeout_ns: int,
     tick_ns: int,
+    shapes: Shapes | None = None,
 ) -> Plan:
-    """The plan of a descriptor.
+    """The plan of a descriptor; `shapes` are those of others that were compiled with the same arguments.
 
     `default_timeout_ns` is for a run that sets none. `tick_ns` is the tick of covenant Chatman, whose latency only the
     engine can check. Raises InvalidDescriptor with all problems, each with its place and, if one is near, the right
@@ -49,7 +51,18 @@ def compile_descriptor(
     if descriptor is None or not _check_count(descriptor.spec, max_steps, complaints):
         complaints.raise_if_any()
         raise AssertionError("a descriptor without a plan must have been complained of")
-    plan = _Compiler(actions, complaints).plan(sha256(text).digest(), descriptor, default_timeout_ns)
+    digest, compiler = sha256(text).digest(), _Compiler(actions, complaints)
+    compiler.check_metadata(descriptor.metadata)
+    if shapes is None or complaints:
+        plan = compiler.plan(digest, descriptor, default_timeout_ns)
+    else:
+        shape, taken = shape_of(descriptor.spec)
+        known = shapes.plan(shape, taken, descriptor, digest)
+        if known is not None:
+            return known
+        plan = compiler.plan(digest, descriptor, default_timeout_ns)
+        if not complaints:
+            shapes.keep(shape, plan)
     if complaints:
         complaints.raise_if_any()
     return plan
@@ -75,7 +88,6 @@ class _Compiler:
 
     def plan(self, digest: bytes, descriptor: Descriptor, default_timeout_ns: int) -> Plan:
         metadata, spec = descriptor.metadata, descriptor.spec
-        self._check_metadata(metadata)
         inputs_schema = compile_inputs(spec.inputs, self._complaints)
         scope = BlockScope(spec.steps, ("spec", "steps"))
         self._steps.default = self._values.policy(spec.retries, spec.retry, ("spec",), scope, EVERYWHERE) or ONCE
@@ -105,7 +117,8 @@ class _Compiler:
     def _timeout(self, text: str) -> int:
         return self._values.duration(text, ("spec", "timeout"))
 
-    def _check_metadata(self, metadata: MetadataPart) -> None:
+    def check_metadata(self, metadata: MetadataPart) -> None:
+        """Complain of names and labels that are empty, too long or not printable."""
         if not metadata.name and not self._complaints:
             self._complaints.add("the name is empty", ("metadata", "name"))
         for key in ("name", "department", "cost_center"):

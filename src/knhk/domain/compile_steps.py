@@ -19,7 +19,7 @@ from knhk.domain.plan import NEVER, ActionTraits, Block, EndState, RetryPolicy, 
 
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
 _DATA: Final = frozenset({"data"})
-_VALIDATE: Final = "validate"
+VALIDATE: Final = "validate"
 _NO_ACCEPTS: Final[Mapping[int, frozenset[EndState]]] = {}
 
 
@@ -138,7 +138,7 @@ class StepCompiler:
 
     def _params(self, scope: BlockScope, index: int, part: StepPart, traits: ActionTraits) -> Template:
         params: dict[str, Any] = part.params or {}
-        if part.action == _VALIDATE and "rules" in params:
+        if part.action == VALIDATE and "rules" in params:
             params = self._with_rules(scope, index, params)
         template = self._values.template(params, scope.at(index, "params"), scope, index)
         check_literals(traits, params, self._complaints, scope.at(index, "params"))
@@ -146,7 +146,7 @@ class StepCompiler:
         if schema is not None and not template.dynamic and not matches(schema, template.constant):
             self._check_params(scope, index, template.constant, traits)
         depends_on = scope.graph.depends_on[index]
-        if depends_on and traits.reads_dependencies and not (part.action == _VALIDATE and "data" in params):
+        if depends_on and traits.reads_dependencies and not (part.action == VALIDATE and "data" in params):
             scope.kept.update(depends_on)
         return template
 

@@ -133,7 +133,7 @@ def compile_template(value: Any, names: frozenset[str] = EXTRA_NAMES) -> Templat
 
     `names` are the variables allowed besides `inputs`, `steps` and `run`. Raises InvalidExpression.
     """
-    if not _mentions(value):
+    if not mentions(value):
         return Template(value, None, value)
     if _count(value) > MAX_EXPRESSIONS:
         raise InvalidExpression(f"more than {MAX_EXPRESSIONS} expressions in one value")
@@ -156,7 +156,7 @@ def _condition(source: str, names: frozenset[str]) -> Condition:
     return Condition(compile_program(source, names))
 
 
-def _mentions(value: Any) -> bool:
+def mentions(value: Any) -> bool:
     """Whether any text in the value may hold an expression."""
     if type(value) is str:
         return _OPEN in value
@@ -165,7 +165,7 @@ def _mentions(value: Any) -> bool:
     elif type(value) is not list:
         return False
     for part in value:  # noqa: SIM110  # a generator costs more than the search itself
-        if _mentions(part):
+        if mentions(part):
             return True
     return False
 
@@ -274,4 +274,4 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:60] + "..."
 
 
-__all__ = ["EXTRA_NAMES", "Condition", "Scope", "Template", "compile_condition", "compile_template"]
+__all__ = ["EXTRA_NAMES", "Condition", "Scope", "Template", "compile_condition", "compile_template", "mentions"]

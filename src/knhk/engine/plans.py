@@ -10,6 +10,7 @@ import msgspec
 from knhk.domain.compile import compile_descriptor
 from knhk.domain.errors import InvalidDescriptor, JournalCorrupt
 from knhk.domain.plan import ActionTraits, Plan
+from knhk.domain.shapes import Shapes
 from knhk.ports.journal import Journal
 
 _STEPS_KEPT: Final = 50_000
@@ -44,6 +45,7 @@ class Plans:
         self._max_bytes, self._max_steps = max_bytes, max_steps
         self._default_timeout_ns, self._tick_ns = default_timeout_ns, tick_ns
         self._plans: OrderedDict[bytes, Plan] = OrderedDict()
+        self._shapes = Shapes()
         self._steps = 0
 
     def compile(self, text: bytes) -> Plan:
@@ -53,7 +55,7 @@ class Plans:
         if plan is not None:
             self._plans.move_to_end(digest)
             return plan
-        plan = self._compile(text, self._actions, self._max_bytes, self._max_steps)
+        plan = self._compile(text, self._actions, self._max_bytes, self._max_steps, self._shapes)
         self._keep(digest, plan)
         return plan
 
@@ -80,7 +82,14 @@ class Plans:
         self._keep(_ACCEPTED + digest, plan)
         return plan
 
-    def _compile(self, text: bytes, actions: Mapping[str, ActionTraits], max_bytes: int, max_steps: int) -> Plan:
+    def _compile(
+        self,
+        text: bytes,
+        actions: Mapping[str, ActionTraits],
+        max_bytes: int,
+        max_steps: int,
+        shapes: Shapes | None = None,
+    ) -> Plan:
         return compile_descriptor(
             text,
             actions,
@@ -88,6 +97,7 @@ class Plans:
             max_steps=max_steps,
             default_timeout_ns=self._default_timeout_ns,
             tick_ns=self._tick_ns,
+            shapes=shapes,
         )
 
     def _keep(self, key: bytes, plan: Plan) -> None:

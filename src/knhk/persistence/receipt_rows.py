@@ -69,7 +69,7 @@ def decode(row: bytes, key: bytes, workflow_id: int, cipher: Cipher) -> list[Sea
             return [Sealed(one, LOCKED) for one in hashes]
         end = _HEAD + _HASH * len(hashes)
         bodies = _BODIES.decode(cipher.open("receipts", key, row[end:], prefix=row[:end]))
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise JournalCorrupt(f"receipts of wf-{workflow_id} cannot be decoded: {error}") from error
     if len(bodies) != len(hashes):
         raise JournalCorrupt(f"receipts of wf-{workflow_id}: {len(hashes)} hashes and {len(bodies)} bodies")
