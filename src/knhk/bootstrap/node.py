@@ -14,6 +14,7 @@ from knhk.config import Config, Loaded
 from knhk.engine.service import Engine, Settings
 from knhk.engine.workers import WorkerLimits
 from knhk.observability.metrics import Metrics
+from knhk.persistence.rocksdb import RocksDbStore
 from knhk.platform.clock import SystemClock
 from knhk.platform.ids import SnowflakeIds
 from knhk.ports.fold import Fold
@@ -51,7 +52,8 @@ class Node:
 
     async def start(self) -> None:
         """Take over the journal and go on with what is in it."""
-        self.store.settle_erasures()
+        if isinstance(self.store, RocksDbStore):
+            self.store.settle_erasures()
         head = await self.store.head(PARTITION)
         if head is not None:
             # The next millisecond: ids are made of it, and those of this one are given out.

@@ -14,6 +14,7 @@ from knhk.bootstrap.diagnostics import NodeDiagnostics
 from knhk.bootstrap.duties import duties_of
 from knhk.bootstrap.node import Node, run_async
 from knhk.bootstrap.operations import NodeOperations
+from knhk.bootstrap.protection import NodeProtection
 from knhk.bootstrap.recovery import snapshots_of
 from knhk.config import Config, Loaded, absent_sections
 from knhk.engine.executor import THREAD_NAME
@@ -40,6 +41,7 @@ async def _serve(loaded: Loaded) -> int:
     from knhk.api.actions import action_handlers
     from knhk.api.app import create_app
     from knhk.api.fast_path import protocol_for
+    from knhk.api.protection import protection_handlers
     from knhk.api.submit import SubmitRoute
     from knhk.api.workers import worker_handlers
 
@@ -54,7 +56,8 @@ async def _serve(loaded: Loaded) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     node = Node(config)
     snapshots = snapshots_of(node)
-    duties = duties_of(node, snapshots)
+    protection = NodeProtection(node)
+    duties = duties_of(node, snapshots, protection)
     diagnostics = NodeDiagnostics(loaded, node)
     operations = NodeOperations(node, duties, snapshots, stopping, diagnostics)
     operations_server = diagnostics.server(operations, operations_socket)
@@ -63,6 +66,7 @@ async def _serve(loaded: Loaded) -> int:
     further = [
         *action_handlers(node.registry),
         *worker_handlers(node.engine.workers, max_wait_ns=workers.max_wait_ns, max_batch=workers.max_batch),
+        *protection_handlers(node.engine.control, protection.erasure, protection.keys),
     ]
     application = create_app(node.engine.control, route, version=__version__, further=further)
     api_server = Serving(application, api_socket, protocol_for(route))

@@ -14,7 +14,7 @@ from knhk.persistence.rocksdb_options import StoreOptions
 from knhk.platform.clock import SystemClock
 from knhk.ports.keys import KeyWrapper
 from knhk.recovery.adopt import settle
-from knhk.security.key_ring import FILE_NAME, KeyRing
+from knhk.security.key_ring import FILE_NAME, KeyRing, Wrapping
 from knhk.security.key_wrapping import wrapper_of
 
 KEY_FILE: Final = "encryption.key"
@@ -95,7 +95,11 @@ def key_ring(persistence: Persistence, options: StoreOptions, *, may_create: boo
     """
     directory = persistence.key_path
     if (directory / FILE_NAME).exists():
-        return KeyRing.load(directory, key_wrapper(persistence, may_create=False))
+        wrapper = key_wrapper(persistence, may_create=False)
+        ring = KeyRing.load(directory, wrapper)
+        if may_create and ring.key_id != wrapper.key_id:
+            ring.rewrap(Wrapping.by(wrapper))  # the operator put another key in front
+        return ring
     if not may_create or needs_ring(persistence.path, options):
         return None
     return KeyRing.create(directory, key_wrapper(persistence, may_create=True), SystemClock().now_ns())

@@ -10,7 +10,9 @@ from knhk.cli import (
     debug,
     definition,
     diagnostics,
+    erase,
     exit_codes,
+    keys,
     logs,
     profile,
     receipts,
@@ -68,6 +70,8 @@ app.command("init")(server.init)
 app.add_typer(workflow.app)
 app.add_typer(definition.app)
 app.add_typer(receipts.app)
+app.add_typer(erase.app)
+app.add_typer(keys.app)
 app.add_typer(logs.app)
 app.add_typer(actions.app)
 app.add_typer(diagnostics.app)

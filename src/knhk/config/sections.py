@@ -148,6 +148,9 @@ class Persistence(Section):
         "`vault:https://HOST/v1/transit/keys/NAME`; by default a file in `key_path`, made at the first start.",
         json_schema_extra={"default": "the file `encryption.key` in `persistence.key_path`"},
     )
+    maintenance_rate_bytes: Size = Field(
+        default=8 * MB, gt=0, description="Most data a second that re-encryption and retention read in the background."
+    )
     retention_days: int = Field(default=90, ge=1, description="Days for which finished workflows are kept.")
     min_free_bytes: Size = Field(
         default=64 * MB, ge=0, description="Free disk space below which no new workflow is taken."

@@ -8,10 +8,10 @@ then readers do not see it. Rows are laid out in rocksdb_keys.py, opening and it
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from rocksdict import WriteBatch
@@ -30,7 +30,7 @@ from knhk.domain.identifier import to_text
 from knhk.domain.receipt import PRUNED, Sealed, SignedBlock
 from knhk.persistence import codec, receipt_rows
 from knhk.persistence.block_rows import decode_signed_block
-from knhk.persistence.cipher import Cipher, in_clear, run_path
+from knhk.persistence.cipher import Cipher, run_path
 from knhk.persistence.codec import PayloadCodec
 from knhk.persistence.commit_batch import batch_of, keys_of_erased
 from knhk.persistence.fencing import Tip, refuse_unless_next
@@ -41,7 +41,6 @@ from knhk.persistence.rocksdb_database import Counters, Database, log_bytes
 from knhk.persistence.rocksdb_errors import Stalled, translated
 from knhk.persistence.rocksdb_keys import (
     CLAIM,
-    CURSOR,
     DESCRIPTOR,
     LIVE,
     MAX_SEQ,
@@ -53,11 +52,11 @@ from knhk.persistence.rocksdb_keys import (
     after,
     block_key,
     epoch_key,
-    row_prefix,
     run_key,
 )
 from knhk.persistence.rocksdb_opening import open_database
 from knhk.persistence.rocksdb_options import StoreOptions
+from knhk.persistence.rocksdb_rows import ProjectionRows
 from knhk.persistence.rocksdb_scan import RocksDbScanner
 from knhk.persistence.wal_writer import WalWriter
 from knhk.ports.append import Commit, Ownership
@@ -65,6 +64,7 @@ from knhk.ports.environment import PublicKey
 from knhk.ports.journal import Claim
 from knhk.ports.keys import RunPath
 
+Found = TypeVar("Found")
 STALL_PAUSE_S: Final = 0.002
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _CLAIM: Final = msgspec.msgpack.Decoder(Claim)
@@ -80,7 +80,7 @@ class _Unsynced(msgspec.Struct, frozen=True):
     claims: set[bytes]
 
 
-class RocksDbStore:
+class RocksDbStore(ProjectionRows):
     """Append, Journal, Projections and Storage, all on one event loop; a scanner may be used in another thread."""
 
     def __init__(
@@ -200,7 +200,7 @@ class RocksDbStore:
         for path in keys.pending_erasures:
             start, end = run_key(path.workflow_id, 0), run_key(path.workflow_id, MAX_SEQ) + b"\x00"
             rows = self._database.scan("payloads", start, end)
-            keys.settle_erasure([path], destroy=not any(run_path(row, path.workflow_id) == path for _, row in rows))
+            keys.settle_erasure([path], destroy=not any(run_path(row, path.workflow_id) for _, row in rows))
 
     async def _write(self, batch: Callable[[], WriteBatch]) -> None:
         """Write, and while RocksDB cannot keep up with its memtables, wait and write again."""
@@ -380,54 +380,36 @@ class RocksDbStore:
         found = [_KEY.decode(value) for _, value in self._database.scan("keys", b"", None)]
         return sorted(found, key=lambda key: (key.created_at_ns, key.key_id))
 
-    # -- Projections
-
-    async def cursor(self, fold: str) -> int:
-        raw = self._database.get("runs", CURSOR + fold.encode())
-        return -1 if raw is None else NUMBER.unpack(raw)[0]
-
-    async def store(self, fold: str, rows: dict[bytes, bytes | None], cursor: int) -> None:
-        prefix = row_prefix(fold)
-
-        def batch() -> WriteBatch:
-            made = WriteBatch(raw_mode=True)
-            runs, sealer = self._database.handles["runs"], self.cipher.sealer()
-            for name, value in rows.items():
-                key = prefix + name
-                if value is None:
-                    made.delete(key, runs)
-                elif sealer is None or not value:
-                    made.put(key, in_clear(value), runs)
-                else:
-                    made.put(key, sealer.seal("runs", key, value), runs)
-            made.put(CURSOR + fold.encode(), NUMBER.pack(cursor), runs)
-            return made
-
-        self._require_writer()
-        await self._write(batch)
-
-    async def row(self, fold: str, key: bytes) -> bytes | None:
-        full = row_prefix(fold) + key
-        raw = self._database.get("runs", full)
-        return None if raw is None else self.cipher.open("runs", full, raw)
-
-    async def rows(
-        self, fold: str, prefix: bytes, *, before: bytes | None = None, limit: int = 1000
-    ) -> list[tuple[bytes, bytes]]:
-        fold_prefix = row_prefix(fold)
-        start = fold_prefix + prefix
-        end = after(start)
-        if before is not None:
-            end = min(end, fold_prefix + before)
-        rows = islice(self._database.scan_back("runs", start, end), limit)
-        return [(key[len(fold_prefix) :], self.cipher.open("runs", key, value)) for key, value in rows]
-
     # -- Storage
 
     async def checkpoint(self, target: Path) -> int:
         heads = dict(self._heads)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(None, write_checkpoint, self._database, target, heads, self._options)
+
+    async def change(self, build: Callable[[Database, WriteBatch], None], *, durable: bool = False) -> None:
+        """Care of the store itself: write what `build` makes of what is there now, all of it or nothing.
+
+        `build` runs in one turn of the event loop with the write, so that nothing changes in between.
+        """
+
+        def batch() -> WriteBatch:
+            made = WriteBatch(raw_mode=True)
+            build(self._database, made)
+            return made
+
+        self._require_writer()
+        await self._write(batch)
+        if durable:
+            await self._synced(None)
+
+    async def compact(self, families: Sequence[str]) -> None:
+        """Write the rows of column families anew, so that what was replaced or deleted leaves the disk."""
+        await asyncio.get_running_loop().run_in_executor(None, self._database.compact, families)
+
+    def look(self, read: Callable[[Database], Found]) -> Found:
+        """What a function reads in the database."""
+        return read(self._database)
 
     def free_bytes(self) -> int:
         try:

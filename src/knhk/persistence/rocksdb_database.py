@@ -6,7 +6,7 @@ Nothing here knows what the rows mean. Reads and iterators may be used from any 
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -184,6 +184,20 @@ class Database:
                 family.flush()
         except Exception as error:
             raise self._failed(error, "flushing") from error
+
+    def compact(self, families: Sequence[str]) -> None:
+        """Flush, and write the files of these column families anew. Releases the interpreter's lock."""
+        self.flush()
+        try:
+            for name in families:
+                self._families[name].compact_range(None, None)
+        except Exception as error:
+            raise self._failed(error, "compacting") from error
+
+    def estimated_rows(self, family: str) -> int:
+        """About how many rows a column family has."""
+        self._open()
+        return self._families[family].property_int_value("rocksdb.estimate-num-keys") or 0
 
     def checkpoint(self, target: Path) -> None:
         """Hard-link a copy into `target`, a new directory. Holds the interpreter's lock: `flush` shortly before."""

@@ -13,6 +13,7 @@ keys       key id                                        msgpack PublicKey
 meta       'format'                                      version of this layout, 2; see format_version.py
            'writer'                                      the KNHK version that gave the directory this format
            'ring'                                        which key ring encrypts the rows; see ring_binding.py
+           'rewriting'                                   how far re-encryption is; see rewriting.py
            'e' | partition 2                             the partition's epoch, 8
 """
 
@@ -25,6 +26,7 @@ FORMAT_VERSION: Final = 2
 FORMAT_KEY: Final = b"format"
 WRITER_KEY: Final = b"writer"
 RING_KEY: Final = b"ring"
+REWRITING_KEY: Final = b"rewriting"
 FIRST_FAMILIES: Final = ("receipts", "blocks", "payloads", "runs", "index", "timers", "keys", "meta")
 """The column families of format 1: a directory that lacks one of them is not a whole store of any format."""
 FAMILIES: Final = FIRST_FAMILIES

@@ -60,16 +60,28 @@ class DataKeys(Protocol):
         ...
 
     def intend_erasure(self, runs: Sequence[RunPath]) -> None:
-        """Note durably that these leaves are to be destroyed, so that a crash after the commit does not forget it."""
+        """Note durably that the leaves of these runs, in every generation, are to be destroyed.
+
+        A crash after the commit then does not forget it.
+        """
         ...
 
     def settle_erasure(self, runs: Sequence[RunPath], *, destroy: bool) -> None:
         """Destroy the leaves that were noted, or, with `destroy` false, drop the note: it was never committed."""
         ...
 
+    def is_doomed(self, scope: bytes) -> bool:
+        """Whether a department is being erased, so that its rows must not be given newer keys."""
+        ...
+
 
 class KeyWrapper(Protocol):
     """The key-encryption key, wherever it is. A KMS keeps it to itself and wraps and unwraps on request."""
+
+    @property
+    def key_id(self) -> str:
+        """The id of the present key-encryption key."""
+        ...
 
     def wrap(self, raw: bytes) -> tuple[str, bytes]:
         """The id of the present key-encryption key, and `raw` encrypted with it. Raises EncryptionKeyUnavailable."""

@@ -49,12 +49,13 @@ class Generation(msgspec.Struct):
 
 
 class DepartmentErasure(msgspec.Struct, frozen=True):
-    """The erasure of a department that has begun: its runs in generations up to `through`."""
+    """The erasure of a department that began at `at_ns` (Unix time): its runs in generations up to `through`."""
 
     department: str
     through: int
     actor: str
     reason: str
+    at_ns: int
 
 
 class Contents(msgspec.Struct):
@@ -64,6 +65,20 @@ class Contents(msgspec.Struct):
     generations: list[Generation]
     pending: list[RunPath] = []
     departments: list[DepartmentErasure] = []
+
+
+class Wrapping(msgspec.Struct, frozen=True):
+    """A new key of the ring, and what a key-encryption key made of it."""
+
+    ring_key: bytes
+    key_id: str
+    wrapped: bytes
+
+    @classmethod
+    def by(cls, wrapper: KeyWrapper) -> "Wrapping":
+        """A fresh one. Touches no ring, so that it can wait for a KMS in a thread."""
+        ring_key = os.urandom(KEY_BYTES)
+        return cls(ring_key, *wrapper.wrap(ring_key))
 
 
 class _Envelope(msgspec.Struct, array_like=True):
@@ -95,11 +110,10 @@ class KeyRing:
     def create(cls, directory: Path, wrapper: KeyWrapper, now_ns: int) -> "KeyRing":
         """A new ring with its first generation. Raises EncryptionKeyUnavailable, DiskFull or StorageUnavailable."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        ring_key = os.urandom(KEY_BYTES)
-        key_id, wrapped = wrapper.wrap(ring_key)
-        envelope = _Envelope(os.urandom(16), key_id, wrapped, b"", b"")
+        made = Wrapping.by(wrapper)
+        envelope = _Envelope(os.urandom(16), made.key_id, made.wrapped, b"", b"")
         contents = Contents(os.urandom(KEY_BYTES), [_generation(1, now_ns)])
-        ring = cls(directory / FILE_NAME, envelope, ring_key, contents)
+        ring = cls(directory / FILE_NAME, envelope, made.ring_key, contents)
         ring._save(contents)
         return ring
 
@@ -165,19 +179,25 @@ class KeyRing:
     def intend_erasure(self, runs: Sequence[RunPath]) -> None:
         covered = [(self.scope_of(one.department), one.through) for one in self._contents.departments]
         pending = list(self._contents.pending)
-        for run in runs:
-            whole = any(run.scope == scope and run.generation <= through for scope, through in covered)
-            if not whole and run not in pending and run.generation in self._trees:
-                pending.append(run)
+        for generation in self._trees:  # of older ones there may be copies
+            for run in runs:
+                path = msgspec.structs.replace(run, generation=generation)
+                whole = any(run.scope == scope and generation <= through for scope, through in covered)
+                if not whole and path not in pending:
+                    pending.append(path)
         if pending != self._contents.pending:
             self._save(msgspec.structs.replace(self._contents, pending=pending))
 
     def settle_erasure(self, runs: Sequence[RunPath], *, destroy: bool) -> None:
-        settled = [run for run in self._contents.pending if run in runs]
+        meant = {(run.scope, run.workflow_id) for run in runs}
+        settled = [run for run in self._contents.pending if (run.scope, run.workflow_id) in meant]
         if settled:
             pending = [run for run in self._contents.pending if run not in settled]
             doomed = [(run.generation, _digits(run)) for run in settled] if destroy else []
             self._save(msgspec.structs.replace(self._without(doomed), pending=pending))
+
+    def is_doomed(self, scope: bytes) -> bool:
+        return any(self.scope_of(one.department) == scope for one in self._contents.departments)
 
     # -- Departments
 
@@ -191,7 +211,7 @@ class KeyRing:
         for known in self._contents.departments:
             if known.department == department:
                 return known
-        begun = DepartmentErasure(department, self.active, actor, reason)
+        begun = DepartmentErasure(department, self.active, actor, reason, now_ns)
         self._save(
             msgspec.structs.replace(
                 self._contents,
@@ -226,9 +246,10 @@ class KeyRing:
         left = [one for one in self._contents.generations if one.number != number]
         self._save(msgspec.structs.replace(self._contents, generations=left))
 
-    def rewrap(self, key_id: str, wrapped: bytes, ring_key: bytes) -> None:
-        """Write the ring encrypted with a new ring key, which was wrapped by the present key-encryption key."""
-        self._save(self._contents, _Envelope(self.ring_id, key_id, wrapped, b"", b""), ring_key)
+    def rewrap(self, wrapping: "Wrapping") -> None:
+        """Write the ring encrypted with a new ring key, which the present key-encryption key has wrapped."""
+        envelope = _Envelope(self.ring_id, wrapping.key_id, wrapping.wrapped, b"", b"")
+        self._save(self._contents, envelope, wrapping.ring_key)
 
     @property
     def key_id(self) -> str:

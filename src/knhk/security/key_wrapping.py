@@ -42,6 +42,10 @@ class LocalKeys:
         self._keys = {_id_of(key): key for key in keys}
         self._present, self._where = _id_of(keys[0]), where
 
+    @property
+    def key_id(self) -> str:
+        return self._present
+
     def wrap(self, raw: bytes) -> tuple[str, bytes]:
         nonce = os.urandom(_NONCE_BYTES)
         return self._present, nonce + AESGCM(self._keys[self._present]).encrypt(nonce, raw, self._present.encode())
@@ -71,24 +75,24 @@ class VaultTransit:
             raise InvalidConfiguration(f"persistence.encryption_key: {url!r} is not https://HOST/v1/transit/keys/NAME")
         self._base, self._name, self._token, self._transport = base, name, token, transport
 
+    @property
+    def key_id(self) -> str:
+        return f"vault:{self._base}/keys/{self._name}"
+
     def wrap(self, raw: bytes) -> tuple[str, bytes]:
         answer = self._ask("encrypt", {"plaintext": base64.b64encode(raw).decode()})
-        return self._id, str(answer["ciphertext"]).encode()
+        return self.key_id, str(answer["ciphertext"]).encode()
 
     def unwrap(self, key_id: str, wrapped: bytes) -> bytes:
-        if key_id != self._id:
+        if key_id != self.key_id:
             raise EncryptionKeyUnavailable(
-                f"the key ring is encrypted with key {key_id}, and the one given is {self._id}"
+                f"the key ring is encrypted with key {key_id}, and the one given is {self.key_id}"
             )
         answer = self._ask("decrypt", {"ciphertext": wrapped.decode(errors="replace")})
         try:
             return base64.b64decode(answer["plaintext"], validate=True)
         except (binascii.Error, TypeError) as error:
-            raise EncryptionKeyUnavailable(f"{self._id} answered with something that is not a key") from error
-
-    @property
-    def _id(self) -> str:
-        return f"vault:{self._base}/keys/{self._name}"
+            raise EncryptionKeyUnavailable(f"{self.key_id} answered with something that is not a key") from error
 
     def _ask(self, verb: str, given: Mapping[str, str]) -> Mapping[str, str]:
         import httpx

@@ -21,7 +21,7 @@ from knhk.domain.errors import (
 )
 from knhk.domain.identifier import compose
 from knhk.ports.keys import RunPath
-from knhk.security.key_ring import FILE_NAME, KeyRing
+from knhk.security.key_ring import FILE_NAME, KeyRing, Wrapping
 from knhk.security.key_wrapping import LocalKeys, VaultTransit, read_key_file, wrapper_of, write_key_file
 from tests.unit.security.vault import TOKEN, FakeVault
 
@@ -77,8 +77,13 @@ def test_a_department_is_erased_as_a_whole_and_can_go_on(ring: KeyRing, tmp_path
     begun = ring.begin_department_erasure("sales", "ada", "asked for", 2)
     assert (ring.active, begun.through) == (2, 1)
     assert ring.begin_department_erasure("sales", "ada", "asked for", 3) == begun
-    ring.intend_erasure([path(ring, RUNS[0]), path(ring, RUNS[0], generation=2), path(ring, RUNS[1], "law")])
-    assert len(ring.pending_erasures) == 2, "those that go with the department need no note of their own"
+    ring.intend_erasure([path(ring, RUNS[0]), path(ring, RUNS[1], "law")])
+    assert [(one.generation, one.workflow_id) for one in ring.pending_erasures] == [
+        (1, RUNS[1]),
+        (2, RUNS[0]),
+        (2, RUNS[1]),
+    ], "what goes with the department needs no note of its own, and older generations may have copies"
+    assert ring.is_doomed(ring.scope_of("sales"))
     again = KeyRing.load(tmp_path, wrapper(KEY))
     again.end_department_erasure(begun, destroy=True)
     assert not again.department_erasures
@@ -127,8 +132,7 @@ def test_another_key_encryption_key_takes_over_in_three_steps_each_of_which_may_
 ) -> None:
     both = wrapper(OTHER, KEY)
     assert KeyRing.load(tmp_path, both).key_id == ring.key_id
-    ring_key = os.urandom(32)
-    ring.rewrap(*both.wrap(ring_key), ring_key)
+    ring.rewrap(Wrapping.by(both))
     for keys in (both, wrapper(OTHER)):
         assert KeyRing.load(tmp_path, keys).shared_key(1) == ring.shared_key(1)
     with pytest.raises(EncryptionKeyUnavailable):
@@ -214,8 +218,7 @@ def test_vault_wraps_and_unwraps_and_the_key_never_leaves_it(vault: FakeVault, t
     assert KeyRing.load(tmp_path, again).shared_key(1) == ring.shared_key(1)
     vault.rotate()
     assert KeyRing.load(tmp_path, again).shared_key(1) == ring.shared_key(1)
-    ring_key = os.urandom(32)
-    ring.rewrap(*again.wrap(ring_key), ring_key)
+    ring.rewrap(Wrapping.by(again))
     vault.versions[0] = os.urandom(32)  # the old version is destroyed
     assert KeyRing.load(tmp_path, again).shared_key(1) == ring.shared_key(1)
     assert vault.requests[0] == "/v1/transit/encrypt/knhk"

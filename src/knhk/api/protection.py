@@ -1,0 +1,107 @@
+"""Routes for the protection of data: erasure, and the keys that encrypt."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import delete, get, post
+from litestar.params import Body, PathParameter
+
+from knhk.api.description import ReasonOperation, problem_responses
+from knhk.domain import identifier
+from knhk.domain.errors import IllegalTransition
+from knhk.engine.control import Control
+from knhk.protection.erasure import Erasure
+from knhk.protection.keys import KeyManagement
+
+_ACTOR = "api"
+_CHANGES = problem_responses(404, 409, 503)
+_KEYS = problem_responses(409, 503)
+
+
+class Reason(msgspec.Struct, forbid_unknown_fields=True):
+    """Why an operator does something; kept in the receipts."""
+
+    reason: str = ""
+
+
+class DepartmentErasure(msgspec.Struct, forbid_unknown_fields=True):
+    """Whose data, and why; the reason is kept in the receipts. The name is as in `metadata.department`."""
+
+    department: str
+    reason: str = ""
+
+
+class Rotation(msgspec.Struct, forbid_unknown_fields=True):
+    """What is to be rotated: the keys that encrypt data, or the key-encryption key that wraps them."""
+
+    what: Literal["data", "key_encryption_key"] = "data"
+
+
+WorkflowId = Annotated[str, PathParameter(description="Such as wf-1234567890.")]
+Generation = Annotated[int, PathParameter(description="As GET /keys lists them.")]
+Reasoned = Annotated[Reason | None, Body(description="Optional: a reason, kept in the receipts.")]
+
+
+def protection_handlers(control: Control, erasure: Erasure, keys: KeyManagement | None) -> list[Any]:
+    """The handlers; `keys` is None if nothing was ever encrypted."""
+    return [*_erasure_handlers(control, erasure), *_key_handlers(keys)]
+
+
+def _erasure_handlers(control: Control, erasure: Erasure) -> list[Any]:
+    @post(
+        "/workflows/{workflow_id:str}/erase",
+        status_code=200,
+        summary="Erase a workflow's inputs and outputs",
+        responses=_CHANGES,
+        operation_class=ReasonOperation,
+    )
+    async def erase_workflow(workflow_id: WorkflowId, data: Reasoned = None) -> dict[str, Any]:
+        """Deletes them, and destroys the key that copies of them are encrypted with. Receipts stay and still verify."""
+        number = identifier.parse(workflow_id)
+        await control.erase(number, actor=_ACTOR, reason=data.reason if data else "")
+        return {"workflow_id": workflow_id, "erased": True}
+
+    @post("/departments/erase", status_code=200, summary="Erase a department's inputs and outputs", responses=_KEYS)
+    async def erase_department(data: DepartmentErasure) -> dict[str, Any]:
+        """Erases all of its ended workflows. 409 while some have not ended."""
+        erased = await erasure.department(data.department, actor=_ACTOR, reason=data.reason)
+        return {"department": data.department, "workflows_erased": erased}
+
+    return [erase_workflow, erase_department]
+
+
+def _key_handlers(keys: KeyManagement | None) -> list[Any]:
+    def present() -> KeyManagement:
+        if keys is None:
+            raise IllegalTransition(
+                "the data are not encrypted", hint="Set `persistence.encryption: true` and start the server again."
+            )
+        return keys
+
+    @get("/keys", summary="Keys that encrypt data")
+    async def get_keys() -> dict[str, Any]:
+        """Generations of data keys and the state of re-encryption; no secrets."""
+        if keys is None:
+            return {"encryption": False, "key_encryption_key": None, "generations": []}
+        return keys.status()
+
+    @post("/keys/rotate", status_code=200, summary="Rotate keys", responses=_KEYS)
+    async def rotate_keys(
+        data: Annotated[
+            Rotation | None, Body(description="Optional: what to rotate; the data keys by default.")
+        ] = None,
+    ) -> dict[str, Any]:
+        """New data are encrypted with the new keys at once, older ones in the background."""
+        if data is not None and data.what == "key_encryption_key":
+            await present().rotate_key_encryption_key()
+        else:
+            present().rotate_data_keys()
+        return present().status()
+
+    @delete("/keys/{generation:int}", status_code=200, summary="Destroy retired keys", responses=_KEYS)
+    async def destroy_keys(generation: Generation) -> dict[str, Any]:
+        """Backups whose data are encrypted with them can never be read again."""
+        present().destroy(generation)
+        return present().status()
+
+    return [get_keys, rotate_keys, destroy_keys]

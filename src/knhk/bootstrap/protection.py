@@ -1,0 +1,58 @@
+"""Re-encryption, keys and erasure of a node, from its configuration."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from knhk.bootstrap.node import Node
+from knhk.bootstrap.stores import KEY_FILE, key_wrapper
+from knhk.config.sections import Persistence
+from knhk.domain.errors import IllegalTransition
+from knhk.persistence.rocksdb import RocksDbStore
+from knhk.ports.duty import Duty
+from knhk.ports.keys import KeyWrapper
+from knhk.protection.erasure import Erasure
+from knhk.protection.keys import KeyManagement
+from knhk.protection.reencryption import Reencryption
+from knhk.security.key_ring import KeyRing
+from knhk.security.key_wrapping import KEY_BYTES, LocalKeys, read_key_file, write_key_file
+
+
+class NodeProtection:
+    """What protects a node's data while it runs."""
+
+    def __init__(self, node: Node) -> None:
+        store, persistence, clock = node.store, node.config.persistence, node.clock
+        self.keys: KeyManagement | None = None
+        self.duties: list[Duty] = []
+        encrypting, note_ring = None, lambda: None
+        if isinstance(store, RocksDbStore) and isinstance(store.cipher.keys, KeyRing):
+            ring = store.cipher.keys
+            encrypting, note_ring = ring if store.cipher.encrypting else None, store.note_ring
+            reencryption = Reencryption(store, clock, bytes_per_s=persistence.maintenance_rate_bytes)
+            self.keys = KeyManagement(ring, store, reencryption, clock, lambda: _renewal(persistence, ring))
+            self.duties.append(reencryption)
+        self.erasure = Erasure(node.engine, clock, encrypting, note_ring)
+        self.duties.insert(0, self.erasure)
+
+
+def _renewal(persistence: Persistence, ring: KeyRing) -> tuple[KeyWrapper, Callable[[], None]]:
+    """The new key-encryption key, and what to do when the ring is wrapped with it.
+
+    A key file gets a new key in front, and loses the old ones at the end, so that dying in between leaves a file that
+    opens the ring. Vault rotates by itself and wraps with its newest version. A variable cannot change in a process.
+    """
+    source = persistence.encryption_key or f"file:{persistence.key_path / KEY_FILE}"
+    kind, _, rest = source.partition(":")
+    if kind != "file":
+        wrapper = key_wrapper(persistence, may_create=False)
+        if kind == "env" and wrapper.key_id == ring.key_id:
+            raise IllegalTransition(
+                f"the present key is the first one in {rest}, and a process cannot change its variables",
+                hint=f"Put the new key in front of the present one in {rest}, with a comma between, and start again.",
+            )
+        return wrapper, lambda: None
+    path = Path(rest).expanduser()
+    keys = [os.urandom(KEY_BYTES), *read_key_file(path, may_create=False)]
+    write_key_file(path, keys)
+    return LocalKeys(keys, rest), lambda: write_key_file(path, keys[:1])

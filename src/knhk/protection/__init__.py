@@ -1,0 +1,1 @@
+"""Protection of stored data over time: re-encryption, rotation of keys, erasure, retention and the archive."""
