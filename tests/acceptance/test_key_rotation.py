@@ -80,7 +80,7 @@ def test_turning_encryption_on_rewrites_what_was_in_clear_and_survives_being_kil
         assert server.stop() == 0
         assert SECRET.encode() in on_disk(server.data)
 
-        configured(server, encryption=True, maintenance_rate="100KB")
+        configured(server, encryption=True, maintenance_rate="2KB")
         server.start()
         shown = keys(server)["reencryption"]
         assert shown["state"] == "under way"
@@ -105,7 +105,7 @@ def test_turning_encryption_on_rewrites_what_was_in_clear_and_survives_being_kil
 
 def test_data_keys_are_rotated_under_load_and_old_ones_destroyed(tmp_path: Path) -> None:
     server = Server(
-        tmp_path, persistence={"path": str(tmp_path / "data"), "encryption": True, "maintenance_rate": "100KB"}
+        tmp_path, persistence={"path": str(tmp_path / "data"), "encryption": True, "maintenance_rate": "2KB"}
     )
     try:
         server.start()
