@@ -3,13 +3,10 @@
 from knhk.bootstrap import observability
 from knhk.bootstrap.node import Node
 from knhk.bootstrap.protection import NodeProtection
+from knhk.bootstrap.recovery import NodeRecovery
 from knhk.ports.duty import Duty
-from knhk.recovery.snapshot_duty import SnapshotDuty
 
 
-def duties_of(node: Node, snapshots: SnapshotDuty, protection: NodeProtection) -> list[Duty]:
+def duties_of(node: Node, recovery: NodeRecovery, protection: NodeProtection) -> list[Duty]:
     """Every room that works by itself beside the runs adds its duties here."""
-    found = observability.duties(node)
-    if not node.config.persistence.url:  # A database has backups of its own; copies of it are made on request alone.
-        found.append(snapshots)
-    return [*found, *protection.duties]
+    return [*observability.duties(node), *recovery.duties, *protection.duties]

@@ -10,10 +10,10 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from knhk import __version__
 from knhk.bootstrap.diagnostics import NodeDiagnostics
 from knhk.bootstrap.node import Node
+from knhk.bootstrap.recovery import NodeRecovery
 from knhk.observability.readings import OK, Readings
 from knhk.observability.uptime import Uptime
 from knhk.ports.duty import Duty
-from knhk.recovery.snapshot_duty import SnapshotDuty
 
 _DRIFT_S: Final = 5.0
 
@@ -25,11 +25,11 @@ class NodeOperations:
         self,
         node: Node,
         duties: Sequence[Duty],
-        snapshots: SnapshotDuty,
+        recovery: NodeRecovery,
         stopping: asyncio.Event,
         diagnostics: NodeDiagnostics,
     ) -> None:
-        self._node, self._snapshots, self._stopping = node, snapshots, stopping
+        self._node, self._recovery, self._stopping = node, recovery, stopping
         self._diagnostics, self._duties = diagnostics, (*duties, diagnostics.watchdog)
         self.uptime = Uptime(node.store, node.clock)
         self.started = False
@@ -72,7 +72,7 @@ class NodeOperations:
         return self._node.metrics.exposition(accept)
 
     async def checkpoint(self) -> tuple[Path, int]:
-        snapshot = await self._snapshots.take()
+        snapshot = await self._recovery.snapshots.take()
         return snapshot.path, snapshot.height
 
     async def shutdown(self) -> None:
@@ -110,5 +110,5 @@ class NodeOperations:
             steps_waiting=lambda: engine.executor.waiting,
             free_bytes=store.free_bytes,
             checks=self._checks,
-            recovery=self._snapshots.figures,
+            recovery=self._recovery.figures,
         )

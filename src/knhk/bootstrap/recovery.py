@@ -1,8 +1,33 @@
-"""Snapshots of a node, from its configuration."""
+"""Snapshots and shipping of a node, from its configuration."""
 
 from knhk.bootstrap.node import PARTITION, Node
+from knhk.domain.errors import InvalidConfiguration
+from knhk.persistence.rocksdb import RocksDbStore
+from knhk.ports.duty import Duty
+from knhk.recovery.shipper import Shipper
 from knhk.recovery.snapshot_duty import SnapshotDuty
 from knhk.recovery.snapshots import Snapshots
+
+
+class NodeRecovery:
+    """What a server does for the day on which its machine is lost."""
+
+    def __init__(self, node: Node) -> None:
+        self._is_database = bool(node.config.persistence.url)
+        self.snapshots = snapshots_of(node)
+        self.shipper = shipper_of(node)
+
+    @property
+    def duties(self) -> list[Duty]:
+        """What works by itself. A database has backups of its own; copies of it are made on request alone."""
+        if self._is_database:
+            return []
+        return [self.snapshots, *([] if self.shipper is None else [self.shipper])]
+
+    def figures(self) -> dict[str, float]:
+        """For the metrics."""
+        shipped = {} if self.shipper is None else self.shipper.figures()
+        return {**self.snapshots.figures(), **shipped}
 
 
 def snapshots_of(node: Node) -> SnapshotDuty:
@@ -18,4 +43,28 @@ def snapshots_of(node: Node) -> SnapshotDuty:
         partition=PARTITION,
         interval_ns=recovery.snapshot_interval_ns,
         keep=recovery.max_snapshots,
+    )
+
+
+def shipper_of(node: Node) -> Shipper | None:
+    """The duty that ships the journal; None if there is nowhere to ship it to. Raises InvalidConfiguration."""
+    recovery = node.config.recovery
+    if not recovery.backup_to:
+        return None
+    if not isinstance(node.store, RocksDbStore):
+        raise InvalidConfiguration(
+            "recovery.backup_to ships the journal of a data directory, and persistence.url names a database",
+            hint="Leave it empty, and archive the database's own log (PostgreSQL: continuous archiving).",
+        )
+    return Shipper(
+        recovery.backup_to,
+        node.store.stored_rows,
+        node.store,
+        node.store,
+        node.signer,
+        node.clock,
+        node_id=node.config.platform.node_id,
+        partition=PARTITION,
+        interval_ns=recovery.ship_interval_ns,
+        longest_lag_ns=recovery.max_ship_lag_ns,
     )

@@ -15,7 +15,7 @@ from knhk.bootstrap.duties import duties_of
 from knhk.bootstrap.node import Node, run_async
 from knhk.bootstrap.operations import NodeOperations
 from knhk.bootstrap.protection import NodeProtection
-from knhk.bootstrap.recovery import snapshots_of
+from knhk.bootstrap.recovery import NodeRecovery
 from knhk.config import Config, Loaded, absent_sections
 from knhk.engine.executor import THREAD_NAME
 from knhk.observability.logs import configure, flush, get
@@ -55,11 +55,11 @@ async def _serve(loaded: Loaded) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     node = Node(config)
-    snapshots = snapshots_of(node)
+    recovery = NodeRecovery(node)
     protection = NodeProtection(node)
-    duties = duties_of(node, snapshots, protection)
+    duties = duties_of(node, recovery, protection)
     diagnostics = NodeDiagnostics(loaded, node)
-    operations = NodeOperations(node, duties, snapshots, stopping, diagnostics)
+    operations = NodeOperations(node, duties, recovery, stopping, diagnostics)
     operations_server = diagnostics.server(operations, operations_socket)
     route = SubmitRoute(node.engine.control, config.api.max_body_bytes)
     workers = config.workers

@@ -1,14 +1,14 @@
-"""The section `recovery`: snapshots, and where they go."""
+"""The section `recovery`: snapshots, backups, and continuous shipping."""
 
 from pydantic import Field
 
 from knhk.config.sections import default_data_path
 from knhk.config.values import Duration, Location, Section
-from knhk.domain.units import MINUTE
+from knhk.domain.units import MINUTE, SECOND
 
 
 class Recovery(Section):
-    """Snapshots."""
+    """Snapshots, backups, and continuous shipping."""
 
     snapshot_interval_ns: Duration = Field(
         default=5 * MINUTE, gt=0, description="Time between automatic snapshots, if anything was committed meanwhile."
@@ -20,4 +20,17 @@ class Recovery(Section):
         default_factory=lambda: default_data_path().parent / "checkpoints",
         description="The directory of the snapshots, on the file system of the data, so that they can be hard links.",
         json_schema_extra={"default": "the directory `checkpoints` beside `persistence.path`"},
+    )
+    backup_to: str = Field(
+        default="",
+        description="Where backups and shipped segments go: a directory, or a URL such as `s3://bucket/prefix`; "
+        "empty ships nothing.",
+    )
+    ship_interval_ns: Duration = Field(
+        default=SECOND,
+        gt=0,
+        description="Longest time from a commit until it is on its way to `backup_to`.",
+    )
+    max_ship_lag_ns: Duration = Field(
+        default=MINUTE, gt=0, description="How long a commit may take to arrive in `backup_to` before health says so."
     )

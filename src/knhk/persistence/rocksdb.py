@@ -58,6 +58,7 @@ from knhk.persistence.rocksdb_opening import open_database
 from knhk.persistence.rocksdb_options import StoreOptions
 from knhk.persistence.rocksdb_rows import ProjectionRows
 from knhk.persistence.rocksdb_scan import RocksDbScanner
+from knhk.persistence.stored_blocks import StoredRows
 from knhk.persistence.wal_writer import WalWriter
 from knhk.ports.append import Commit, Ownership
 from knhk.ports.environment import PublicKey
@@ -434,6 +435,10 @@ class RocksDbStore(ProjectionRows):
             with contextlib.suppress(KnhkError):
                 await self._synced(None)
         self._release()
+
+    def stored_rows(self) -> StoredRows:
+        """What is shipped to other places; for one use, since a reopened store has another database."""
+        return StoredRows(self._database, self.cipher)
 
     def scanner(self) -> RocksDbScanner:
         """Plain iterators over everything, for offline verification; close the store only when they are done."""

@@ -11,14 +11,26 @@ from knhk.domain.errors import BackupCorrupt, Corrupt, InvalidConfiguration
 from knhk.domain.times import rfc3339
 from knhk.persistence import head_witness
 from knhk.persistence.journal_check import Progress, verify_all
+from knhk.persistence.journal_import import JournalImport
 from knhk.persistence.rocksdb import RocksDbStore
+from knhk.persistence.rocksdb_options import StoreOptions
 from knhk.persistence.verification import CheckSignature, Report, Trust
 from knhk.ports.environment import PublicKey
 from knhk.recovery.manifest import Head
+from knhk.recovery.places import Place
+from knhk.recovery.replay import Replayed, replay
 from knhk.recovery.restore import Source, Staging, offline
 
 OpenStore = Callable[[Path], RocksDbStore]
 """Opens the store in a directory for reading."""
+
+
+class Segments(msgspec.Struct, frozen=True):
+    """Where segments are, and up to which time they are replayed (Unix time in ns, 0 for all)."""
+
+    place: Place
+    to_ns: int
+    options: StoreOptions
 
 
 class Recovered(msgspec.Struct):
@@ -33,6 +45,7 @@ class Recovered(msgspec.Struct):
     report: Report
     missing: list[str]
     remarks: list[str]
+    replayed: Replayed | None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-like data."""
@@ -40,6 +53,7 @@ class Recovered(msgspec.Struct):
             "data": self.data,
             "source": self.source,
             "recovered_to": rfc3339(self.until_ns) if self.until_ns else None,
+            "replayed": None if self.replayed is None else msgspec.to_builtins(self.replayed),
             "heads": [msgspec.to_builtins(head) for head in self.heads],
             "missing": self.missing,
             "remarks": self.remarks,
@@ -51,7 +65,8 @@ class Recovered(msgspec.Struct):
 
 def recover(
     data: Path,
-    source: Source,
+    source: Source | None,
+    segments: Segments | None = None,
     *,
     pinned: list[PublicKey] | None,
     check: CheckSignature,
@@ -59,7 +74,9 @@ def recover(
     now_ns: int,
     progress: Progress,
 ) -> Recovered:
-    """Put what is in the source in the place of a data directory, which is kept beside it.
+    """Put a snapshot, and the segments after it, in the place of a data directory, which is kept beside it.
+
+    Without a snapshot, the segments must begin with the first block.
 
     Raises:
         DataDirectoryInUse: a server holds the data directory, or another restore is under way.
@@ -68,38 +85,64 @@ def recover(
     """
     data = data.absolute()
     data.parent.mkdir(parents=True, exist_ok=True)
-    with offline(data), Staging(data, source, 0).opened() as staging:
+    replayed = None
+    name = _described(source, segments)
+    with offline(data), Staging(data, source, name).opened() as staging:
         if staging.is_switching:
             kept = staging.switch(now_ns)
-            with_report = _checked(data, source, pinned, check, open_store, progress)
+            heads, report, remarks = _checked(data, source, name, pinned, check, open_store, progress)
         else:
             try:
                 staging.copy(progress)
-                with_report = _checked(staging.path, source, pinned, check, open_store, progress)
+                if segments is not None:
+                    replayed = _replay(staging.path, segments, pinned, check, progress)
+                heads, report, remarks = _checked(staging.path, source, name, pinned, check, open_store, progress)
             except BackupCorrupt:
                 staging.discard()
                 raise
             except (Corrupt, InvalidConfiguration) as error:  # it cannot even be opened, such as a torn copy
                 staging.discard()
-                raise BackupCorrupt(f"{source.name}: {error.message}") from error
+                raise BackupCorrupt(f"{name}: {error.message}") from error
             kept = staging.switch(now_ns)
-    heads, report, remarks = with_report
+    missing = [] if kept is None else _lost(kept, heads)
+    if replayed is not None and replayed.left_out:
+        missing.append(f"{replayed.left_out} blocks that are younger than the time that was asked for")
     return Recovered(
         data=str(data),
-        source=source.name,
+        source=name,
         kept="" if kept is None else str(kept),
-        signed_by="" if source.signer is None else source.signer.key_id,
+        signed_by="" if source is None or source.signer is None else source.signer.key_id,
         heads=heads,
         until_ns=max((head.at_ns for head in heads), default=0),
         report=report,
-        missing=[] if kept is None else _lost(kept, heads),
+        missing=missing,
         remarks=remarks,
+        replayed=replayed,
     )
+
+
+def _described(source: Source | None, segments: Segments | None) -> str:
+    """What is restored, in words; the same words are the same restore."""
+    after = "" if segments is None else f"the segments in {segments.place}"
+    if segments is not None and segments.to_ns:
+        after += f" up to {rfc3339(segments.to_ns)}"
+    return " and ".join(one for one in ("" if source is None else source.name, after) if one)
+
+
+def _replay(
+    path: Path, segments: Segments, pinned: list[PublicKey] | None, check: CheckSignature, progress: Progress
+) -> Replayed:
+    journal = JournalImport(path, segments.options, pinned, check)
+    try:
+        return replay(journal, segments.place, to_ns=segments.to_ns, pinned=pinned, check=check, progress=progress)
+    finally:
+        journal.close()
 
 
 def _checked(
     path: Path,
-    source: Source,
+    source: Source | None,
+    name: str,
     pinned: list[PublicKey] | None,
     check: CheckSignature,
     open_store: OpenStore,
@@ -108,13 +151,18 @@ def _checked(
     """Verify the restored store. Raises BackupCorrupt, naming what is wrong."""
     store = open_store(path)
     try:
-        return asyncio.run(_check(store, source, pinned, check, progress))
+        return asyncio.run(_check(store, source, name, pinned, check, progress))
     finally:
         asyncio.run(store.close())
 
 
 async def _check(
-    store: RocksDbStore, source: Source, pinned: list[PublicKey] | None, check: CheckSignature, progress: Progress
+    store: RocksDbStore,
+    source: Source | None,
+    name: str,
+    pinned: list[PublicKey] | None,
+    check: CheckSignature,
+    progress: Progress,
 ) -> tuple[list[Head], Report, list[str]]:
     keys, scanner, remarks = await store.keys(), store.scanner(), []
     heads = []
@@ -122,16 +170,16 @@ async def _check(
         head = await store.head(partition)
         if head is not None:
             heads.append(Head.of(head))
-    if source.manifest is None:
+    if source is not None and source.manifest is not None:
+        _compare(source, keys, heads)
+    elif source is not None:
         remarks.append("the backup has no manifest: nobody vouches that it is whole; every byte of it was verified")
         progress("files", 0, 0)
         scanner.verify_files()
-    else:
-        _compare(source, keys, heads)
     report = await verify_all(store, scanner, Trust.of(pinned or keys, check), progress)
     if not report.valid:
         named = "; ".join(report.problems[:5])
-        raise BackupCorrupt(f"{source.name} does not verify ({report.problem_count} problems): {named}")
+        raise BackupCorrupt(f"{name} does not verify ({report.problem_count} problems): {named}")
     return heads, report, remarks
 
 

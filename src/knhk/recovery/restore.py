@@ -67,7 +67,6 @@ class Unfinished(msgspec.Struct):
     """What `<data>.recovery.json` says of a restore that is under way."""
 
     source: str
-    to_ns: int
     phase: str
     kept: str = ""
 
@@ -141,17 +140,17 @@ def refuse_unfinished(data: Path) -> None:
 class Staging:
     """The new directory while it is made. `data` is the one that it will replace."""
 
-    def __init__(self, data: Path, source: Source, to_ns: int) -> None:
+    def __init__(self, data: Path, source: Source | None, name: str) -> None:
         self.data, self.source = data, source
         self.path = data.with_name(f"{data.name}.recovering")
         self._marker = _marker(data)
-        self._state = Unfinished(source.name, to_ns, _COPYING)
+        self._state = Unfinished(name, _COPYING)
 
     @contextmanager
     def opened(self) -> Iterator["Staging"]:
         """Begin, or go on with an interrupted restore of the same source; what another one left behind is removed."""
         before = _remembered(self.data)
-        same = before is not None and (before.source, before.to_ns) == (self._state.source, self._state.to_ns)
+        same = before is not None and before.source == self._state.source
         if before is not None and same:
             self._state = before
         try:
@@ -181,14 +180,15 @@ class Staging:
         """
         if self._state.phase != _COPYING:
             return
-        directory = self.source.directory
-        with nullcontext() if directory is None else leased(directory):
-            self._copy(progress)
+        if self.source is not None:
+            directory = self.source.directory
+            with nullcontext() if directory is None else leased(directory):
+                self._copy(self.source, progress)
         self._state.phase = _REPLAYING
         self._remember()
 
-    def _copy(self, progress: Progress) -> None:
-        entries = self._entries()
+    def _copy(self, source: Source, progress: Progress) -> None:
+        entries = _entries(source)
         done, total = 0, sum(entry.size for entry in entries)
 
         def copied(count: int) -> None:
@@ -197,37 +197,24 @@ class Staging:
             progress("copy", done, total)
 
         for entry in entries:
-            self._copy_file(entry, copied)
+            self._copy_file(source, entry, copied)
         wanted = {entry.path for entry in entries}
         for path in files_of(self.path):  # of an interrupted restore whose source has changed since
             if path.relative_to(self.path).as_posix() not in wanted:
                 path.unlink()
         sync_path(self.path)
 
-    def _entries(self) -> list[ListedFile]:
-        """What to copy. Without a manifest there are no digests to compare with."""
-        source = self.source
-        if source.manifest is not None:
-            return source.manifest.files
-        prefix = f"{source.folder}/" if source.folder else ""
-        found = [
-            ListedFile(one.name.removeprefix(prefix), one.size, "")
-            for one in source.place.entries(source.folder)
-            if manifests.is_content(one.name.rpartition("/")[2])
-        ]
-        return sorted(found, key=lambda one: one.path)
-
-    def _copy_file(self, entry: ListedFile, copied: Callable[[int], None]) -> None:
+    def _copy_file(self, source: Source, entry: ListedFile, copied: Callable[[int], None]) -> None:
         target = self.path / entry.path
         if entry.sha256 and target.exists() and digest_of(target) == entry.sha256:
             copied(entry.size)
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        name = f"{self.source.folder}/{entry.path}" if self.source.folder else entry.path
+        name = f"{source.folder}/{entry.path}" if source.folder else entry.path
         found, size = sha256(), 0
         try:
             with target.open("wb") as file:
-                for piece in _pieces(self.source, name):
+                for piece in _pieces(source, name):
                     file.write(piece)
                     found.update(piece)
                     size += len(piece)
@@ -235,11 +222,11 @@ class Staging:
                 file.flush()
                 os.fsync(file.fileno())
         except NotFound as error:
-            raise BackupCorrupt(f"{self.source.name}: {entry.path} is missing") from error
+            raise BackupCorrupt(f"{source.name}: {entry.path} is missing") from error
         if size != entry.size or (entry.sha256 and found.hexdigest() != entry.sha256):
             target.unlink()
             was = f"it has {size} bytes instead of {entry.size}" if size != entry.size else "its SHA-256 differs"
-            raise BackupCorrupt(f"{self.source.name}: {entry.path} is not what the manifest says: {was}")
+            raise BackupCorrupt(f"{source.name}: {entry.path} is not what the manifest says: {was}")
 
     def switch(self, now_ns: int) -> Path | None:
         """Put the new directory in the old one's place; where the old one is now, None if there was none."""
@@ -271,6 +258,19 @@ class Staging:
 
     def _remember(self) -> None:
         write_durably(self._marker, msgspec.json.encode(self._state))
+
+
+def _entries(source: Source) -> list[ListedFile]:
+    """What to copy. Without a manifest there are no digests to compare with."""
+    if source.manifest is not None:
+        return source.manifest.files
+    prefix = f"{source.folder}/" if source.folder else ""
+    found = [
+        ListedFile(one.name.removeprefix(prefix), one.size, "")
+        for one in source.place.entries(source.folder)
+        if manifests.is_content(one.name.rpartition("/")[2])
+    ]
+    return sorted(found, key=lambda one: one.path)
 
 
 def _pieces(source: Source, name: str) -> Iterator[bytes]:

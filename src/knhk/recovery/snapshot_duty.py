@@ -84,8 +84,8 @@ class SnapshotDuty:
             try:
                 await self._take_if_needed()
                 self._failure = ""
-            except (KnhkError, OSError) as error:
-                self._failed(str(error))
+            except Exception as error:  # whatever it is, the next attempt may succeed, and health must tell of it
+                self._failed(error.message if isinstance(error, KnhkError) else f"{type(error).__name__}: {error}")
                 await self._clock.sleep(min(_RETRY_S, self._interval_ns / 1e9))
 
     async def _take_if_needed(self) -> None:

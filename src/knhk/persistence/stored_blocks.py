@@ -1,0 +1,152 @@
+"""The rows of a block as they are stored: what is shipped to other places, and put into a store again.
+
+Rows are neither decompressed nor decrypted. What is encrypted stays so on its way and where it goes, under keys that do
+not travel with it. Marks that a restart needs are derived from the kinds of the receipts, so that who imports the rows
+needs no key. Reads by key alone, from any thread.
+"""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final
+
+import msgspec
+
+from knhk.domain.errors import JournalCorrupt
+from knhk.domain.event import TERMINAL, Kind, Submitted, decode_detail
+from knhk.domain.receipt import LOCKED, PRUNED, Receipt, Sealed, SignedBlock, Slice
+from knhk.persistence import receipt_rows
+from knhk.persistence.block_rows import decode_signed_block
+from knhk.persistence.cipher import Cipher
+from knhk.persistence.rocksdb_database import Database
+from knhk.persistence.rocksdb_keys import CLAIM, DESCRIPTOR, RING_KEY, block_key, run_key
+
+_OF_RUNS: Final = ("workflow", "step", "timer")
+
+
+class BlockRows(msgspec.Struct, frozen=True, array_like=True):
+    """One block with everything that was committed with it, as stored rows.
+
+    `receipts` and `payloads` have one row for each slice of the block, a payload row being empty if there is none;
+    `claims` are rows, `descriptors` pairs of digest and row. `live` and `not_live` name runs that a restart must load,
+    and that it need not; `erased` those whose earlier payloads are deleted.
+    """
+
+    block: bytes
+    receipts: list[bytes]
+    payloads: list[bytes]
+    claims: list[bytes]
+    descriptors: list[tuple[bytes, bytes]]
+    live: list[int]
+    not_live: list[int]
+    erased: list[int]
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much memory it takes."""
+        rows = (self.receipts, self.payloads, self.claims)
+        texts = sum(len(row) for _, row in self.descriptors)
+        return len(self.block) + texts + sum(len(row) for some in rows for row in some)
+
+
+class _Kind(msgspec.Struct, array_like=True, gc=False):
+    """The first fields of a receipt; the others are passed over."""
+
+    workflow_id: int
+    seq: int
+    kind: str
+
+
+_KIND: Final = msgspec.msgpack.Decoder(_Kind)
+_RECEIPT: Final = msgspec.msgpack.Decoder(Receipt)
+
+
+def read_block(database: Database, cipher: Cipher, partition: int, height: int, shipped: set[bytes]) -> BlockRows:
+    """A block of the journal. Descriptors whose digest is in `shipped` are left out; the others are added to it.
+
+    Raises JournalCorrupt if a row that must be there is not, and what reading the store raises.
+    """
+    raw = database.get("blocks", block_key(partition, height))
+    if raw is None:
+        raise JournalCorrupt(f"block {height} of partition {partition} is gone")
+    signed = decode_signed_block(raw, partition, height)
+    found = BlockRows(raw, [], [], [], [], [], [], [])
+    for part in signed.slices:
+        key = run_key(part.workflow_id, part.first_seq)
+        row = database.get("receipts", key)
+        if row is None:
+            raise JournalCorrupt(f"block {height} of partition {partition}: receipts of wf-{part.workflow_id} are gone")
+        found.receipts.append(row)
+        found.payloads.append(database.get("payloads", key) or b"")
+        sealed = receipt_rows.decode(row, key, part.workflow_id, cipher)
+        _mark(found, part, sealed)
+        if part.first_seq == 0:
+            _add_first(found, database, sealed[0], shipped)
+    return found
+
+
+class StoredRows:
+    """Reads committed blocks of an open store, in any thread."""
+
+    def __init__(self, database: Database, cipher: Cipher) -> None:
+        self._database, self._cipher = database, cipher
+
+    def blocks(self, partition: int, first: int, last: int, shipped: set[bytes], most_bytes: int) -> list[BlockRows]:
+        """Consecutive blocks, as many as fit into about `most_bytes`, and one at least. Raises as `read_block` does."""
+        found: list[BlockRows] = []
+        size = 0
+        for height in range(first, last + 1):
+            found.append(read_block(self._database, self._cipher, partition, height, shipped))
+            size += found[-1].size_bytes
+            if size >= most_bytes:
+                break
+        return found
+
+    def keys(self) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """The rows of public keys, and the one that names the key ring (empty: none)."""
+        return list(self._database.scan("keys", b"", None)), self._database.get("meta", RING_KEY) or b""
+
+
+def _mark(found: BlockRows, part: Slice, sealed: Sequence[Sealed]) -> None:
+    live: bool | None = None
+    for one in sealed:
+        if one.body in (LOCKED, PRUNED):
+            return  # pruned: it ended long ago; locked: a server always has its keys
+        kind = _KIND.decode(one.body).kind
+        if kind == Kind.PAYLOAD_ERASED:
+            found.erased.append(part.workflow_id)
+        elif kind in TERMINAL:
+            live = False
+        elif kind.partition(".")[0] in _OF_RUNS:
+            live = True
+    if live is not None:
+        (found.live if live else found.not_live).append(part.workflow_id)
+
+
+def _add_first(found: BlockRows, database: Database, first: Sealed, shipped: set[bytes]) -> None:
+    """What came with a submission: the descriptor, and the idempotency key."""
+    if first.body in (LOCKED, PRUNED):
+        return
+    receipt = _RECEIPT.decode(first.body)
+    digest = receipt.descriptor_digest
+    if digest and digest not in shipped:
+        row = database.get("index", DESCRIPTOR + digest)
+        if row is not None:
+            shipped.add(digest)
+            found.descriptors.append((digest, row))
+    if receipt.kind != Kind.WORKFLOW_SUBMITTED:
+        return
+    detail = decode_detail(receipt.kind, receipt.detail)
+    if isinstance(detail, Submitted) and detail.idempotency_key:
+        claim = database.get("index", CLAIM + sha256(detail.idempotency_key.encode()).digest())
+        if claim is not None:
+            found.claims.append(claim)
+
+
+def hashes_of(rows: BlockRows, signed: SignedBlock) -> list[bytes]:
+    """The hashes of a block's receipts in leaf order. Raises JournalCorrupt if a row is none."""
+    locked = Cipher()
+    found: list[bytes] = []
+    for part, row in zip(signed.slices, rows.receipts, strict=False):
+        key = run_key(part.workflow_id, part.first_seq)
+        found += [one.hash for one in receipt_rows.decode(row, key, part.workflow_id, locked)]
+    return found
