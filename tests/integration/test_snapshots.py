@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from knhk.bootstrap import Node
-from knhk.bootstrap.recovery import snapshots_of
+from knhk.bootstrap.recovery import NodeRecovery
 from knhk.config import Config, Persistence, Recovery
 from knhk.domain.errors import BackupCorrupt, KnhkError, StorageUnavailable
 from knhk.persistence.rocksdb import RocksDbStore
@@ -223,7 +223,7 @@ async def test_a_node_is_given_its_snapshots_by_the_configuration(tmp_path: Path
     node = Node(Config(persistence=Persistence(path=tmp_path / "data"), recovery=Recovery(max_snapshots=1)))
     await node.start()
     try:
-        duty = snapshots_of(node)
+        duty = NodeRecovery(node).snapshots
         for _ in range(2):
             snapshot = await duty.take()
         assert [one.path for one in listed(tmp_path / "checkpoints")] == [snapshot.path]
