@@ -257,6 +257,26 @@ async def test_s3_that_fails_or_lies_costs_lag_and_nothing_else(faulty: FaultyS3
     assert (await house.restore(place=house.config.recovery.backup_to)).report.workflows == 5
 
 
+async def test_a_segment_that_a_crash_left_half_there_is_shipped_again(house: House) -> None:
+    await house.run(2)
+    await house.shipped()
+    shipper = house.recovery.shipper
+    assert shipper is not None
+    last = segment_names(house)[-1]
+    heights = segments.heights_of(last)
+    assert heights is not None
+    shipper.cursor = heights[0] - 1
+    await shipper._remember()
+    await house.crash()
+    away(house).put(last, away(house).read(last)[:100])
+    await house.start()
+    await house.run(1)
+    await house.shipped()
+    await house.stop()
+    house.lose()
+    assert (await house.restore(place=house.config.recovery.backup_to)).report.workflows == 3
+
+
 async def test_slow_s3_is_behind_and_catches_up_in_bigger_segments(faulty: FaultyS3, tmp_path: Path) -> None:
     house = await House(tmp_path / "one", "s3://shipping-slow").start()
     await house.run(1)

@@ -7,6 +7,7 @@ from knhk.ports.duty import Duty
 from knhk.recovery.shipper import Shipper
 from knhk.recovery.snapshot_duty import SnapshotDuty
 from knhk.recovery.snapshots import Snapshots
+from knhk.security.signing import verify
 
 
 class NodeRecovery:
@@ -65,6 +66,7 @@ def shipper_of(node: Node) -> Shipper | None:
         node.clock,
         node_id=node.config.platform.node_id,
         partition=PARTITION,
+        check=verify,
         interval_ns=recovery.ship_interval_ns,
         longest_lag_ns=recovery.max_ship_lag_ns,
     )

@@ -11,10 +11,11 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from knhk.domain.errors import BackupUnavailable, Corrupt, KnhkError, NotFound
+from knhk.domain.errors import BackupCorrupt, BackupUnavailable, Corrupt, KnhkError, NotFound
 from knhk.domain.receipt import SignedBlock
 from knhk.observability.logs import get
 from knhk.persistence.stored_blocks import StoredRows
+from knhk.persistence.verification import CheckSignature
 from knhk.ports.environment import Clock, Signer
 from knhk.ports.journal import Journal
 from knhk.ports.storage import Projections
@@ -50,10 +51,12 @@ class Shipper:
         node_id: str,
         partition: int,
         interval_ns: int,
+        check: CheckSignature,
         longest_lag_ns: int,
     ) -> None:
         self._url, self._rows, self._journal, self._projections = url, rows, journal, projections
         self._signer, self._clock, self._node_id, self._partition = signer, clock, node_id, partition
+        self._check = check
         self._interval_ns, self._longest_lag_ns = interval_ns, longest_lag_ns
         self._fold = fold_of(partition)
         self._place: Place | None = None
@@ -61,6 +64,7 @@ class Shipper:
         self._descriptors: set[bytes] = set()
         self._task: asyncio.Task[None] | None = None
         self._failure = ""
+        self._attempted: int | None = None
         self._behind_since_ns = 0
         self._log = get("knhk.recovery")
         self.cursor = -1
@@ -143,11 +147,13 @@ class Shipper:
         if len(self._descriptors) > _REMEMBERED:
             self._descriptors.clear()
         known = set(self._descriptors)
-        last = min(height, first + MOST_BLOCKS - 1)
+        # After a failure the same blocks again, so that whatever arrived of them is replaced.
+        last = min(height, first + MOST_BLOCKS - 1) if self._attempted is None else self._attempted
         rows = self._rows()
         body = Body(*rows.keys(), rows.blocks(self._partition, first, last, known, SEGMENT_BYTES))
         header, raw = segments.encode(body, history=self._history, node_id=self._node_id, signer=self._signer)
         name = segments.name_of(self._history, self._partition, header.first, header.last)
+        self._attempted = header.last
         self._place.put(name, raw)
         try:
             arrived = self._place.read(name)
@@ -155,7 +161,7 @@ class Shipper:
             raise BackupUnavailable(f"{self._place} said that it has {name}, and does not have it") from error
         if arrived != raw:
             raise BackupUnavailable(f"{self._place} said that it has {name}, and has something else there")
-        self._descriptors = known
+        self._descriptors, self._attempted = known, None
         self.segments_total += 1
         self.bytes_total += len(raw)
         return header
@@ -192,14 +198,23 @@ class Shipper:
         return sorted(one for one in found if one is not None and one[1] >= height)
 
     async def _catch_up(self, place: Place) -> bool:
-        """Move the cursor over what arrived before a crash; False if it is of another line of events than ours."""
+        """Move the cursor over what arrived before a crash; False if it is of another line of events than ours.
+
+        What did not arrive whole, and was never counted as shipped, is removed.
+        """
         for first, last in await asyncio.to_thread(self._arrived, place, self.cursor + 1):
             name = segments.name_of(self._history, self._partition, first, last)
-            header, _ = segments.decode_header(await asyncio.to_thread(place.read, name), name)
+            try:
+                raw = await asyncio.to_thread(place.read, name)
+                header, _ = segments.decode(raw, name, None, self._check)
+            except BackupCorrupt:  # A crash kept us from seeing that it did not arrive whole. It is shipped again.
+                await asyncio.to_thread(place.delete, [name])
+                continue
             ours = await self._block(last)
             if ours is None or ours.hash().hex() != header.last_block_hash:
                 return False
-            self.cursor = last
+            if first <= self.cursor + 1:
+                self.cursor = last
         return True
 
     async def _begin(self, place: Place, *, parent: str, cursor: int) -> None:
