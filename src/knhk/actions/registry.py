@@ -185,6 +185,14 @@ class Registry:
             registry._collect(target, origin)
         return registry
 
+    @classmethod
+    def of(cls, modules: Sequence[str]) -> Self:
+        """A registry with the actions of these modules alone. Raises as `load` does."""
+        registry = cls()
+        for module in dict.fromkeys(modules):
+            registry._collect(module, "named here")
+        return registry
+
     def register(self, action: Action) -> None:
         """Add an action. Adding the very same one again does nothing.
 

@@ -98,10 +98,10 @@ class Failing(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Release(msgspec.Struct, forbid_unknown_fields=True):
-    """Leases that a worker gives back without a result."""
+    """Leases that a worker gives back without a result; without `tokens` all that it holds."""
 
     worker: Name
-    tokens: Annotated[list[Token], msgspec.Meta(max_length=10_000)]
+    tokens: Annotated[list[Token], msgspec.Meta(max_length=10_000)] | None = None
 
 
 class Taken(msgspec.Struct):
@@ -170,10 +170,8 @@ def worker_handlers(workers: Workers, *, max_wait_ns: int, max_batch: int) -> li
     )
     def release(data: JSONBody[Release]) -> Leases:
         """For a worker that stops: the attempts are given to others at once."""
-        tokens = [int(token) for token in data.tokens]
-        held, lost = workers.heartbeat(data.worker, tokens)
-        workers.release(held)
-        return Leases([], [str(token) for token in (*held, *lost)])
+        tokens = None if data.tokens is None else [int(token) for token in data.tokens]
+        return Leases([], [str(token) for token in workers.release(data.worker, tokens)])
 
     @get("/workers", summary="Queues and workers", responses=problem_responses(), sync_to_thread=False)
     def overview() -> dict[str, Any]:

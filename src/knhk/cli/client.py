@@ -2,50 +2,23 @@
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 
-from knhk.domain import errors
-from knhk.domain.errors import InvalidParameter, KnhkError, Problem, ServerUnreachable
+from knhk.domain.errors import ServerUnreachable
+from knhk.sdk.answers import ANSWER_S, CONNECT_S, SILENCE_S, checked_url, error_of, receipts_in
 
-_CONNECT_S: Final = 5.0
-_ANSWER_S: Final = 60.0
-_SILENCE_S: Final = 60.0  # the server says that it is still there every 15 s
 _RECONNECTS: Final = 5
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-_BY_STATUS: Final[dict[int, type[KnhkError]]] = {
-    400: errors.InvalidInput,
-    403: errors.Refused,
-    404: errors.NotFound,
-    405: errors.InvalidInput,
-    409: errors.Conflict,
-    413: errors.PayloadTooLarge,
-    422: errors.InvalidInput,
-    429: errors.Overloaded,
-    502: errors.Unavailable,
-    503: errors.Unavailable,
-    504: errors.Unavailable,
-}
 
 
 class Client:
     """One server. Every method raises what the server answered as the error that it was there, or ServerUnreachable."""
 
     def __init__(self, server: str, option: str = "--server") -> None:
-        parts = urlsplit(server)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidParameter(
-                f"{option}: {server!r} is not a URL such as http://127.0.0.1:8080",
-                hint="See --server and KNHK_SERVER, --operations and KNHK_OPERATIONS.",
-            )
-        self._server = server.rstrip("/")
+        self._server, through_proxies = checked_url(server, option)
         self._http = httpx.Client(
-            base_url=self._server,
-            timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
-            # A proxy of the environment cannot reach this machine's own addresses.
-            trust_env=parts.hostname not in _LOOPBACK,
+            base_url=self._server, timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S), trust_env=through_proxies
         )
 
     def __enter__(self) -> Self:
@@ -73,7 +46,7 @@ class Client:
                 params=given,
                 content=body,
                 headers=dict(headers or {}),
-                timeout=httpx.Timeout(_ANSWER_S + wait_s, connect=_CONNECT_S),
+                timeout=httpx.Timeout(ANSWER_S + wait_s, connect=CONNECT_S),
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from error
@@ -91,11 +64,11 @@ class Client:
                     "GET",
                     f"/workflows/{workflow_id}/events",
                     headers=headers,
-                    timeout=httpx.Timeout(_SILENCE_S, connect=_CONNECT_S),
+                    timeout=httpx.Timeout(SILENCE_S, connect=CONNECT_S),
                 ) as response:
                     if response.is_error:
                         raise error_of(response.status_code, response.read(), response.headers.get("retry-after"))
-                    for receipt in _receipts(response.iter_lines()):
+                    for receipt in receipts_in(response.iter_lines()):
                         seq, failures = receipt["seq"] + 1, 0
                         yield receipt
                 return
@@ -117,56 +90,6 @@ class Client:
 
     def _unreachable(self, error: Exception) -> ServerUnreachable:
         return ServerUnreachable(f"{self._server}: {error or type(error).__name__}")
-
-
-class _ProblemDetails(msgspec.Struct):
-    """RFC 9457, as the server writes it. What is not of this shape is left out."""
-
-    title: str = ""
-    detail: str = ""
-    code: str = ""
-    hint: str | None = None
-    problems: list[Any] = []
-
-
-def error_of(status: int, raw: bytes, retry_after: str | None = None) -> KnhkError:
-    """The error that an answer stands for, with the server's words."""
-    try:
-        problem = msgspec.json.decode(raw, type=_ProblemDetails)
-    except msgspec.DecodeError:
-        problem = _ProblemDetails(detail=f"the server answered with status {status}")
-    kind = _by_code().get(problem.code) or _BY_STATUS.get(status, KnhkError)
-    found = []
-    for one in problem.problems:
-        try:
-            found.append(msgspec.convert(one, Problem))
-        except msgspec.ValidationError:
-            found.append(Problem(str(one)))
-    seconds = float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
-    message = problem.detail or problem.title or f"the server answered with status {status}"
-    return kind(message, problems=found, retry_after_s=seconds, hint=problem.hint)
-
-
-def _by_code() -> dict[str, type[KnhkError]]:
-    """Every error by its code."""
-    found: dict[str, type[KnhkError]] = {}
-    ahead: list[type[KnhkError]] = [KnhkError]
-    while ahead:
-        kind = ahead.pop()
-        found[kind.code] = kind
-        ahead += kind.__subclasses__()
-    return found
-
-
-def _receipts(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """The data of server-sent events (WHATWG HTML, 9.2.6); comments and other fields are passed over."""
-    data: list[str] = []
-    for line in lines:
-        if line.startswith("data:"):
-            data.append(line[5:].removeprefix(" "))
-        elif not line and data:
-            yield msgspec.json.decode("\n".join(data), type=dict[str, Any])
-            data.clear()
 
 
 def _pause(failures: int) -> None:

@@ -21,6 +21,7 @@ from knhk.cli import (
     server,
     trace,
     verify,
+    worker,
     workflow,
 )
 from knhk.cli.options import ConfigOption
@@ -66,6 +67,7 @@ def root(context: typer.Context, config: ConfigOption = None) -> None:
 
 app.command("serve")(server.serve)
 app.command("run")(run.run)
+app.command("worker")(worker.worker)
 app.command("init")(server.init)
 app.add_typer(workflow.app)
 app.add_typer(definition.app)

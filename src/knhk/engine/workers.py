@@ -149,12 +149,15 @@ class Workers:
             await live.batch.committed()
         return False
 
-    def release(self, tokens: Sequence[int]) -> None:
-        """Give back attempts that a worker will not finish; tokens of leases that are over are passed over."""
+    def release(self, worker: str, tokens: Sequence[int] | None = None) -> list[int]:
+        """Give back attempts that a worker will not finish, None for all of its; the leases that are over now."""
+        if tokens is None:
+            tokens = [token for token, task in self._held.items() if task.worker == worker]
         for token in tokens:
             task = self._held.get(token)
-            if task is not None:
+            if task is not None and task.worker == worker:
                 self._give_back(task, "was given back by")
+        return [token for token in tokens if token not in self._held]
 
     def overview(self) -> dict[str, Any]:
         """What waits, who works on what, and who asked lately."""
@@ -217,7 +220,7 @@ class Workers:
             for batch in batches.values():
                 await batch.committed()
         except BaseException:  # nobody will hear of them
-            self.release(tokens)
+            self.release(worker, tokens)
             raise
         return [task for task, token in zip(tasks, tokens, strict=True) if token in self._held]
 

@@ -1,0 +1,1 @@
+"""For programs that use KNHK: a client of the API, a builder of descriptors, the worker. `import knhk` offers them."""
