@@ -12,9 +12,10 @@ import psutil
 
 from knhk import __version__
 from knhk.bootstrap.node import Node
-from knhk.config import Loaded, redacted
+from knhk.config import Loaded, redacted, secrets_of
 from knhk.diagnostics import memory, resources, sampler, stacks
 from knhk.diagnostics.flight_recorder import FlightRecorder
+from knhk.diagnostics.scrubbing import Scrubber
 from knhk.diagnostics.watchdog import Watchdog
 from knhk.domain.times import rfc3339
 from knhk.observability import logs
@@ -37,7 +38,8 @@ class NodeDiagnostics:
         """What /health/detailed says; set once that can be asked."""
         self.remote = settings.remote
         self.watchdog = Watchdog(settings.path, settings.stall_after_ns / _NS)
-        self.recorder = FlightRecorder(settings.path, settings.log_size_bytes)
+        scrub = Scrubber(secrets_of(loaded, os.environ))
+        self.recorder = FlightRecorder(settings.path, settings.log_size_bytes, scrub)
 
     def server(self, operations: Operations, listener: socket.socket) -> ServingThread:
         """The operations port, served by a thread of its own."""

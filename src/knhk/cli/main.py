@@ -19,6 +19,7 @@ from knhk.cli import (
     recover,
     run,
     server,
+    support,
     trace,
     verify,
     worker,
@@ -80,6 +81,7 @@ app.add_typer(diagnostics.app)
 app.add_typer(trace.app)
 app.add_typer(profile.app)
 app.add_typer(debug.app)
+app.add_typer(support.app)
 app.command("verify")(verify.verify)
 app.add_typer(recover.app)
 app.add_typer(server.config_app)

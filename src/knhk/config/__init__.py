@@ -10,7 +10,7 @@ from knhk.config.loaded import Loaded
 from knhk.config.loading import DEFAULT_FILE, load
 from knhk.config.model import Config
 from knhk.config.recovery_section import Recovery
-from knhk.config.redaction import Row, redacted
+from knhk.config.redaction import Row, redacted, secrets_of
 from knhk.config.sections import Api, Observability, Persistence, Platform, RocksDbOptions
 
 __all__ = [
@@ -31,4 +31,5 @@ __all__ = [
     "absent_sections",
     "load",
     "redacted",
+    "secrets_of",
 ]

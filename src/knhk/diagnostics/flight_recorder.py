@@ -6,6 +6,7 @@ In the diagnostics directory: `recent.log` and `recent.log.1`, the last log line
 
 import re
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -20,10 +21,10 @@ _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class FlightRecorder:
-    """Keeps at most `most_bytes` of log lines in a directory. What cannot be written costs nothing but itself."""
+    """Keeps at most `most_bytes` of log lines in a directory, each as `scrub` returns it."""
 
-    def __init__(self, directory: Path, most_bytes: int) -> None:
-        self._directory, self._file_bytes = directory, most_bytes // 2
+    def __init__(self, directory: Path, most_bytes: int, scrub: Callable[[str], str] = str) -> None:
+        self._directory, self._file_bytes, self._scrub = directory, most_bytes // 2, scrub
         self._lines: deque[str] = deque(maxlen=_LINES)
         self._file: IO[str] | None = None
         self._written = 0
@@ -37,7 +38,7 @@ class FlightRecorder:
 
     def take(self, line: str) -> None:
         """One log line. Called in one thread at a time."""
-        line = _COLOUR.sub("", line)[:_LONGEST_LINE]
+        line = self._scrub(_COLOUR.sub("", line))[:_LONGEST_LINE]
         self._lines.append(line)
         if self._file is None:
             return

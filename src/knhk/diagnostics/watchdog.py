@@ -7,6 +7,7 @@ it writes the stacks to `stuck.txt` in the diagnostics directory, which `knhk su
 
 import asyncio
 import faulthandler
+import os
 import signal
 import sys
 import threading
@@ -30,6 +31,8 @@ _LOOK_S: Final = 0.2
 _ARM_S: Final = 1.0
 _LOCKED_S: Final = 3
 """After so long without Python's lock the fault handler writes its dump."""
+_TIMED_OUT: Final = "Timeout ("
+_MOST_STUCK_BYTES: Final = 4 << 20
 _WINDOW_S: Final = 15.0
 _KEPT: Final = 20
 _FIRST_REPEAT_S: Final = 10.0
@@ -69,6 +72,7 @@ class Watchdog:
         self._timer: asyncio.TimerHandle | None = None
         self._loop_thread = 0
         self._stuck: IO[str] | None = None
+        self._read_to = 0
         self._next_report_s = 0.0
         self._log = get("knhk.watchdog")
         self.stall: Stall | None = None
@@ -207,7 +211,12 @@ class Watchdog:
         """Who held Python's lock, from what the fault handler wrote; None if it was the machine that paused us."""
         if self._stuck is None:
             return None
-        self._stuck.seek(0)
-        stack = from_fault_handler(self._stuck.read(), self._loop_thread)
-        self._stuck.truncate(0)
+        if self._stuck.seek(0, os.SEEK_END) > _MOST_STUCK_BYTES:
+            self._stuck.truncate(0)
+            self._read_to = 0
+        self._stuck.seek(self._read_to)
+        # What stands before was asked for by signal, perhaps long ago.
+        dump = self._stuck.read().rpartition(_TIMED_OUT)[2]
+        stack = from_fault_handler(dump, self._loop_thread)
+        self._read_to = self._stuck.tell()
         return Culprit(to_blame(stack), stack[0]) if stack else None

@@ -117,6 +117,11 @@ def keep_no_more(take: Callable[[str], None]) -> None:
         _OUTPUT.keepers.remove(take)
 
 
+def without_secrets(text: str) -> str:
+    """The text without passwords in URLs, bearer tokens, and values that stand behind names such as `password=`."""
+    return _without_secrets_in_text(None, "", text)
+
+
 def flush(timeout_s: float = _FLUSH_S) -> None:
     """Wait, at most this long, until what was logged has been written."""
     _OUTPUT.flush(timeout_s)
