@@ -26,6 +26,7 @@ class Server:
     """Starts, kills and stops `knhk serve` on one data directory. Ports stay the same over restarts."""
 
     def __init__(self, directory: Path, **sections: dict[str, Any]) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.data = directory / "data"
         self.api_port, self.ops_port = free_port(), free_port()

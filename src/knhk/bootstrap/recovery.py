@@ -1,13 +1,16 @@
 """Snapshots and shipping of a node, from its configuration."""
 
 from knhk.bootstrap.node import PARTITION, Node
+from knhk.bootstrap.stores import open_store
+from knhk.config import Config
 from knhk.domain.errors import InvalidConfiguration
 from knhk.persistence.rocksdb import RocksDbStore
+from knhk.platform.clock import SystemClock
 from knhk.ports.duty import Duty
 from knhk.recovery.shipper import Shipper
 from knhk.recovery.snapshot_duty import SnapshotDuty
-from knhk.recovery.snapshots import Snapshots
-from knhk.security.signing import verify
+from knhk.recovery.snapshots import Snapshot, Snapshots
+from knhk.security.signing import Ed25519Signer, verify
 
 
 class NodeRecovery:
@@ -45,6 +48,19 @@ def snapshots_of(node: Node) -> SnapshotDuty:
         interval_ns=recovery.snapshot_interval_ns,
         keep=recovery.max_snapshots,
     )
+
+
+async def snapshot_offline(config: Config) -> Snapshot:
+    """A snapshot of a data directory that no server holds. Raises what opening the store and taking it raises."""
+    store = open_store(config)
+    try:
+        clock = SystemClock()
+        signer = Ed25519Signer.load_or_create(config.persistence.key_path, clock.now_ns())
+        await store.register_key(signer.public_key)
+        directory = config.recovery.checkpoint_path
+        return await Snapshots(directory, store, store, signer, clock, config.platform.node_id).take()
+    finally:
+        await store.close()
 
 
 def shipper_of(node: Node) -> Shipper | None:

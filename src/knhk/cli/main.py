@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 from knhk.cli import (
     actions,
+    backup,
     debug,
     definition,
     diagnostics,
@@ -84,6 +85,7 @@ app.add_typer(debug.app)
 app.add_typer(support.app)
 app.command("verify")(verify.verify)
 app.add_typer(recover.app)
+app.add_typer(backup.app)
 app.add_typer(server.config_app)
 app.command("schema")(server.schema)
 app.command("version")(server.version)

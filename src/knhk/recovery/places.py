@@ -9,6 +9,7 @@ Everything blocks: call it in a thread. What is put into a place is there, whole
 the place keeps its word; who must know reads it back. Errors are KNHK's: NotFound, DiskFull, BackupUnavailable.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from datetime import timedelta
@@ -25,10 +26,11 @@ _ATTEMPTS: Final = 2
 
 
 class Entry(NamedTuple):
-    """An object of a place: its name, parts separated by `/`, and its size in bytes."""
+    """An object of a place: its name, parts separated by `/`, its size in bytes, and when it was put there."""
 
     name: str
     size: int
+    modified_ns: int
 
 
 class Place:
@@ -83,7 +85,7 @@ class Place:
             for page in self._store.list(prefix or None, offset=after or None, chunk_size=1000):
                 for one in page:
                     if not _is_partial(one["path"]):
-                        yield Entry(one["path"], one["size"])
+                        yield Entry(one["path"], one["size"], round(one["last_modified"].timestamp() * 1e9))
         except Exception as error:
             raise self._failed(error, "listing", prefix) from error
 
@@ -144,6 +146,14 @@ class Place:
             return
         except Exception as error:
             raise self._failed(error, "deleting", names[0]) from error
+
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder that is empty; buckets have none."""
+        if self.root is None:
+            return
+        for folder, _, _ in os.walk(self.root / name, topdown=False):
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()
 
     def _failed(self, error: Exception, doing: str, name: str) -> KnhkError:
         if isinstance(error, KnhkError):
