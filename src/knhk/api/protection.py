@@ -12,6 +12,7 @@ from knhk.domain.errors import IllegalTransition
 from knhk.engine.control import Control
 from knhk.protection.erasure import Erasure
 from knhk.protection.keys import KeyManagement
+from knhk.protection.signing_keys import SigningKeys
 
 _ACTOR = "api"
 _CHANGES = problem_responses(404, 409, 503)
@@ -32,9 +33,9 @@ class DepartmentErasure(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Rotation(msgspec.Struct, forbid_unknown_fields=True):
-    """What is to be rotated: the keys that encrypt data, or the key-encryption key that wraps them."""
+    """What is to be rotated: the keys that encrypt data, the one that wraps them, or the one that signs blocks."""
 
-    what: Literal["data", "key_encryption_key"] = "data"
+    what: Literal["data", "key_encryption_key", "signing"] = "data"
 
 
 WorkflowId = Annotated[str, PathParameter(description="Such as wf-1234567890.")]
@@ -42,9 +43,11 @@ Generation = Annotated[int, PathParameter(description="As GET /keys lists them."
 Reasoned = Annotated[Reason | None, Body(description="Optional: a reason, kept in the receipts.")]
 
 
-def protection_handlers(control: Control, erasure: Erasure, keys: KeyManagement | None) -> list[Any]:
+def protection_handlers(
+    control: Control, erasure: Erasure, keys: KeyManagement | None, signing: SigningKeys
+) -> list[Any]:
     """The handlers; `keys` is None if nothing was ever encrypted."""
-    return [*_erasure_handlers(control, erasure), *_key_handlers(keys)]
+    return [*_erasure_handlers(control, erasure), *_key_handlers(keys, signing)]
 
 
 def _erasure_handlers(control: Control, erasure: Erasure) -> list[Any]:
@@ -70,7 +73,7 @@ def _erasure_handlers(control: Control, erasure: Erasure) -> list[Any]:
     return [erase_workflow, erase_department]
 
 
-def _key_handlers(keys: KeyManagement | None) -> list[Any]:
+def _key_handlers(keys: KeyManagement | None, signing: SigningKeys) -> list[Any]:
     def present() -> KeyManagement:
         if keys is None:
             raise IllegalTransition(
@@ -91,7 +94,9 @@ def _key_handlers(keys: KeyManagement | None) -> list[Any]:
             Rotation | None, Body(description="Optional: what to rotate; the data keys by default.")
         ] = None,
     ) -> dict[str, Any]:
-        """New data are encrypted with the new keys at once, older ones in the background."""
+        """New data are encrypted with new keys at once, older ones in the background. Blocks are signed at once."""
+        if data is not None and data.what == "signing":
+            return {"signing_key": (await signing.rotate()).key_id}
         if data is not None and data.what == "key_encryption_key":
             await present().rotate_key_encryption_key()
         else:

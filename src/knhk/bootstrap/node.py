@@ -11,6 +11,7 @@ import uvloop
 from knhk.actions.catalogue import catalogue
 from knhk.bootstrap.stores import open_store
 from knhk.config import Config, Loaded
+from knhk.domain.errors import InvalidConfiguration
 from knhk.engine.service import Engine, Settings
 from knhk.engine.workers import WorkerLimits
 from knhk.observability.metrics import Metrics
@@ -54,11 +55,20 @@ class Node:
         """Take over the journal and go on with what is in it."""
         if isinstance(self.store, RocksDbStore):
             self.store.settle_erasures()
+        await self._refuse_retired_key()
         head = await self.store.head(PARTITION)
         if head is not None:
             # The next millisecond: ids are made of it, and those of this one are given out.
             self.clock.not_before((head.block().at_ns // _MILLISECOND_NS + 1) * _MILLISECOND_NS)
         await self.engine.start()
+
+    async def _refuse_retired_key(self) -> None:
+        own = self.signer.public_key.key_id
+        if any(key.key_id == own and key.retired_at_ns for key in await self.store.keys()):
+            raise InvalidConfiguration(
+                f"the signing key {own} was retired: a block that it signs now would not be valid",
+                hint="Put back the key that replaced it, or take the file away, and a new key is made.",
+            )
 
     async def stop(self) -> None:
         """Stop at once and close the store."""

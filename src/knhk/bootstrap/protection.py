@@ -14,6 +14,7 @@ from knhk.ports.keys import KeyWrapper
 from knhk.protection.erasure import Erasure
 from knhk.protection.keys import KeyManagement
 from knhk.protection.reencryption import Reencryption
+from knhk.protection.signing_keys import SigningKeys
 from knhk.security.key_ring import KeyRing
 from knhk.security.key_wrapping import KEY_BYTES, LocalKeys, read_key_file, write_key_file
 
@@ -33,7 +34,8 @@ class NodeProtection:
             self.keys = KeyManagement(ring, store, reencryption, clock, lambda: _renewal(persistence, ring))
             self.duties.append(reencryption)
         self.erasure = Erasure(node.engine, clock, encrypting, note_ring)
-        self.duties.insert(0, self.erasure)
+        self.signing = SigningKeys(persistence.key_path, node.signer, clock, store.register_key, store.keys)
+        self.duties = [self.signing, self.erasure, *self.duties]
 
 
 def _renewal(persistence: Persistence, ring: KeyRing) -> tuple[KeyWrapper, Callable[[], None]]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from knhk.cli import exit_codes
+from knhk.cli import exit_codes, signing_keys
 from knhk.cli.files import read_bytes, read_public_key, write_bytes
 from knhk.cli.options import ConfigOption, DataOption, IdArgument, OutputOption, PublicKeyOption
 from knhk.cli.output import Output, emit, note, print_fields, print_table
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from knhk.persistence.proofs import Proof, Proven
     from knhk.persistence.scanner import ScannedJournal
     from knhk.persistence.verification import Report
-    from knhk.ports.environment import PublicKey
 
 app = typer.Typer(
     name="receipts",
@@ -25,6 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+app.add_typer(signing_keys.app)
 
 
 @app.command()
@@ -185,47 +185,3 @@ def _proven(proven: "Proven") -> dict[str, Any]:
         "node_id": block.node_id,
         "key_id": block.key_id,
     }
-
-
-@app.command()
-def keys(
-    context: typer.Context,
-    export: Annotated[
-        Path | None, typer.Option("--export", metavar="DIR", help="Write each key to DIR/<key id>.pem.")
-    ] = None,
-    data: DataOption = None,
-    config: ConfigOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """The public keys, oldest first."""
-    from knhk.domain.times import rfc3339
-    from knhk.security.signing import public_pem
-
-    async def read(store: "ScannedJournal") -> "list[PublicKey]":
-        return await store.keys()
-
-    rows = [
-        {
-            "key_id": key.key_id,
-            "created_at": rfc3339(key.created_at_ns),
-            "retired_at": rfc3339(key.retired_at_ns) if key.retired_at_ns else None,
-            "public_key": key.raw.hex(),
-            "pem": public_pem(key).decode(),
-        }
-        for key in reading(data_directory(context, data, config), read)
-    ]
-    if export is not None:
-        _export(rows, export)
-    columns = ("key_id", "created_at", "retired_at", "public_key")
-    emit({"keys": rows}, output, lambda: print_table(columns, [[row[name] for name in columns] for row in rows]))
-
-
-def _export(rows: list[dict[str, Any]], directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidInput(f"{directory} cannot be made: {error.strerror}") from error
-    for row in rows:
-        path = directory / f"{row['key_id']}.pem"
-        write_bytes(path, row["pem"].encode())
-        note(f"Wrote {path}.")

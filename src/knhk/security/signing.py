@@ -36,6 +36,17 @@ class Ed25519Signer:
     def sign(self, message: bytes) -> bytes:
         return self._private.sign(message)
 
+    def take_over(self, successor: "Ed25519Signer") -> None:
+        """Sign with another key from now on, for everybody who has this signer."""
+        self._private, self._public = successor._private, successor._public
+
+    @classmethod
+    def write_new(cls, path: Path, now_ns: int) -> Self:
+        """A new key, written to a file. Raises OSError."""
+        private = Ed25519PrivateKey.generate()
+        _write_new(path, private)
+        return cls(private, now_ns)
+
     @classmethod
     def load_or_create(cls, directory: Path, now_ns: int) -> Self:
         """The key of this directory, made if there is none.
