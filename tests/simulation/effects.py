@@ -12,6 +12,7 @@ from knhk.actions.process import ACTION as PROCESS
 from knhk.actions.registry import Action, Failed, Invocation, Outcome, Registry, RetryLater, Succeeded
 from knhk.actions.validate import ACTION as VALIDATE
 from knhk.actions.wait import ACTION as WAIT
+from knhk.actions.wait_for import APPROVAL_ACTION, WAIT_FOR_ACTION
 from knhk.domain.plan import ActionTraits
 
 
@@ -50,7 +51,7 @@ class Effects:
     def registry(self) -> Registry:
         """A registry with these actions and the built-in ones, http aside."""
         registry = Registry()
-        for action in (FAIL, PROCESS, VALIDATE, WAIT):
+        for action in (FAIL, PROCESS, VALIDATE, WAIT, WAIT_FOR_ACTION, APPROVAL_ACTION):
             registry.register(action)
         registry.register(Action(ActionTraits("effect", pure=False), "async", self._effect, __name__))
         registry.register(Action(ActionTraits("think", pure=True), "async", self._think, __name__))

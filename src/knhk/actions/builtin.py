@@ -5,5 +5,7 @@ from knhk.actions.http import ACTION as HTTP
 from knhk.actions.process import ACTION as PROCESS
 from knhk.actions.validate import ACTION as VALIDATE
 from knhk.actions.wait import ACTION as WAIT
+from knhk.actions.wait_for import APPROVAL_ACTION as APPROVAL
+from knhk.actions.wait_for import WAIT_FOR_ACTION as WAIT_FOR
 
-__all__ = ["FAIL", "HTTP", "PROCESS", "VALIDATE", "WAIT"]
+__all__ = ["APPROVAL", "FAIL", "HTTP", "PROCESS", "VALIDATE", "WAIT", "WAIT_FOR"]

@@ -18,6 +18,7 @@ from knhk.domain.errors import InvalidConfiguration, NotFound, Problem
 from knhk.domain.event import Failure
 from knhk.domain.expressions import Scope
 from knhk.domain.plan import ActionTraits
+from knhk.domain.waits import WaitKind
 
 GROUP: Final = "knhk.actions"
 BUILTIN: Final = "knhk.actions.builtin"
@@ -61,6 +62,19 @@ class WaitUntil(msgspec.Struct, frozen=True):
     output: Any = None
 
 
+class WaitFor(msgspec.Struct, frozen=True):
+    """The step waits for what somebody else must do; the fields are those of waits.Waiting. 0 ns is for ever."""
+
+    what: WaitKind
+    until_ns: int = 0
+    event: str = ""
+    correlate: str = ""
+    approvers: tuple[str, ...] = ()
+    required: int = 1
+    on_reject: str = "fail"
+    message: str = ""
+
+
 class Cancelled(msgspec.Struct, frozen=True):
     """The action stopped because the run was cancelled."""
 
@@ -86,7 +100,7 @@ class Enter(msgspec.Struct, frozen=True):
     not_before_ns: int = 0
 
 
-Outcome = Succeeded | Failed | RetryLater | WaitUntil | Cancelled | Enter
+Outcome = Succeeded | Failed | RetryLater | WaitUntil | WaitFor | Cancelled | Enter
 
 
 class ChildResult(msgspec.Struct, frozen=True):

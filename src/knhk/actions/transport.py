@@ -14,6 +14,7 @@ from knhk.actions.registry import (
     Outcome,
     RetryLater,
     Succeeded,
+    WaitFor,
     WaitUntil,
 )
 from knhk.domain.errors import InvalidInput
@@ -93,6 +94,8 @@ def report_of(outcome: Outcome) -> Report:
             return Report("retry", code=code, message=message, after_ns=after_ns)
         case WaitUntil(fire_at_ns=fire_at_ns, output=output):
             return Report("wait", output, fire_at_ns=fire_at_ns)
+        case WaitFor():
+            return Report("failed", code="KNHK-ACTION-OUTPUT", message="only built-in actions may wait for others")
         case Cancelled():
             return Report("cancelled")
         case Enter():

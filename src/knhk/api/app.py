@@ -16,6 +16,7 @@ from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from knhk.api.definitions import definition_handlers
 from knhk.api.description import EVENT_RESPONSES, SUBMIT_RESPONSES, ReasonOperation, SubmitOperation, problem_responses
+from knhk.api.signals import signal_handlers
 from knhk.api.submit import Answer, SubmitRoute, internal_error, problem_answer, too_long
 from knhk.domain import identifier
 from knhk.domain.errors import InvalidParameter, KnhkError
@@ -57,6 +58,7 @@ def create_app(control: Control, route: SubmitRoute, *, version: str, further: S
             *_read_handlers(control),
             *_change_handlers(control),
             *definition_handlers(control.definitions),
+            *signal_handlers(control),
             *further,
         ],
         openapi_config=OpenAPIConfig(

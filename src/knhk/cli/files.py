@@ -42,13 +42,13 @@ def read_inputs(given: list[str] | None, file: Path | None) -> dict[str, Any]:
         if not equals or not name:
             problems.append(Problem(f"--input {one!r} is not NAME=VALUE"))
         else:
-            inputs[name] = _value(text)
+            inputs[name] = read_value(text)
     if problems:
         raise InvalidInputs("the inputs cannot be read", problems=problems)
     return inputs
 
 
-def _value(text: str) -> Any:
+def read_value(text: str) -> Any:
     """JSON if it is JSON, or else the text itself: `3` is a number, `"3"` and `abc` are text."""
     try:
         return json.loads(text, parse_constant=_refuse)

@@ -20,6 +20,7 @@ _STEP_STATES: Final = {
     "step.retrying": "retrying",
     "step.skipped": "skipped",
     "timer.set": "waiting",
+    "step.waiting": "waiting",
 }
 _RUN_STATES: Final = {
     "workflow.submitted": "pending",

@@ -20,6 +20,7 @@ from knhk.cli import (
     recover,
     run,
     server,
+    signals,
     support,
     trace,
     verify,
@@ -73,6 +74,7 @@ app.command("worker")(worker.worker)
 app.command("init")(server.init)
 app.add_typer(workflow.app)
 app.add_typer(definition.app)
+app.add_typer(signals.app)
 app.add_typer(receipts.app)
 app.add_typer(erase.app)
 app.add_typer(keys.app)

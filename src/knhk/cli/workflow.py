@@ -19,7 +19,7 @@ from knhk.cli.options import (
     ServerOption,
     load_config,
 )
-from knhk.cli.output import Output, emit, note, print_fields, print_table
+from knhk.cli.output import Output, cell, emit, note, print_fields, print_table
 from knhk.domain.errors import InvalidDescriptor, InvalidInput, InvalidParameter
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_MOST_WAITING = 20
 _FIELDS = (
     "workflow_id",
     "name",
@@ -63,7 +64,7 @@ def connect(server: str) -> "Client":
     return Client(server)
 
 
-def _path(workflow_id: str) -> str:
+def path_of(workflow_id: str) -> str:
     """The workflow's route. Raises WorkflowNotFound for what is no id, so that nothing else gets into the path."""
     from knhk.domain.identifier import parse, to_text
 
@@ -73,9 +74,7 @@ def _path(workflow_id: str) -> str:
 def print_workflow(shown: dict[str, Any]) -> None:
     """A workflow and its steps for people."""
     print_fields((name, shown[name]) for name in _FIELDS if shown.get(name) is not False and name in shown)
-    for waiting in shown.get("waiting_on") or []:
-        until = f" until {waiting['until']}" if waiting.get("until") else ""
-        print_fields([("waiting on", f"{waiting['kind']} {waiting.get('step') or ''}{until}")])
+    print_fields(("waiting on", waiting_text(one)) for one in (shown.get("waiting_on") or [])[:_MOST_WAITING])
     steps = shown.get("steps") or []
     if steps:
         columns = ["name", "action", "state", "attempts", "guarantee"]
@@ -85,6 +84,15 @@ def print_workflow(shown: dict[str, Any]) -> None:
             columns.append("output")
         rows = [[_cell(step, column) for column in columns] for step in steps]
         print_table(columns, rows, folds=("failure", "output", "name"))
+
+
+def waiting_text(waiting: dict[str, Any]) -> str:
+    """What a workflow waits for, in a line."""
+    known = ("kind", "step", "since", "until")
+    parts = [waiting["kind"], *([f"in {waiting['step']}"] if waiting.get("step") else [])]
+    parts += [f"{name} {cell(value)}" for name, value in waiting.items() if name not in known and value not in ("", [])]
+    parts += [f"{name} {waiting[name]}" for name in ("since", "until") if waiting.get(name)]
+    return " ".join(parts)
 
 
 def _cell(step: dict[str, Any], column: str) -> Any:
@@ -174,7 +182,7 @@ def _exit_by(state: str) -> None:
 def status(workflow_id: IdArgument, server: ServerOption = SERVER, output: OutputOption = Output.TABLE) -> None:
     """State, steps, failure and what the workflow waits for."""
     with connect(server) as client:
-        shown = client.request("GET", _path(workflow_id))
+        shown = client.request("GET", path_of(workflow_id))
     emit(shown, output, lambda: print_workflow(shown))
 
 
@@ -193,9 +201,9 @@ def inspect(
     from knhk.cli.trace import print_attempts, print_timing, read_timing
 
     with connect(server) as client:
-        shown = client.request("GET", _path(workflow_id), query={"verbose": "true" if verbose else None})
+        shown = client.request("GET", path_of(workflow_id), query={"verbose": "true" if verbose else None})
         if verbose:
-            shown["history"] = client.request("GET", f"{_path(workflow_id)}/receipts")["receipts"]
+            shown["history"] = client.request("GET", f"{path_of(workflow_id)}/receipts")["receipts"]
     timing = read_timing(shown, shown["history"]) if shown.get("history") else None
     if timing is not None:
         shown["timeline"] = plain(timing.steps)
@@ -233,9 +241,14 @@ def list_workflows(
                 break
 
     def table() -> None:
-        columns = ("workflow_id", "name", "state", "department", "submitted_at", "duration_ms", "steps")
+        shown = ("workflow_id", "name", "state", "department", "submitted_at", "duration_ms")
+        columns = (*shown, "steps", "waiting on")
         rows = [
-            [*[row[column] for column in columns[:-1]], f"{row['steps_completed']}/{row['steps_total']}"]
+            [
+                *[row[column] for column in shown],
+                f"{row['steps_completed']}/{row['steps_total']}",
+                ", ".join(dict.fromkeys(one["kind"] for one in row.get("waiting_on") or ())),
+            ]
             for row in found
         ]
         print_table(columns, rows, folds=("name",))
@@ -249,7 +262,7 @@ def _change(verb: str, workflow_id: str, reason: str | None, server: str, output
     body = None if reason is None else json.dumps({"reason": reason}).encode()
     headers = {} if body is None else {"Content-Type": "application/json"}
     with connect(server) as client:
-        shown = client.request("POST", f"{_path(workflow_id)}/{verb}", body=body, headers=headers)
+        shown = client.request("POST", f"{path_of(workflow_id)}/{verb}", body=body, headers=headers)
     emit(shown, output, lambda: print_workflow(shown))
 
 
@@ -302,7 +315,7 @@ def retry(workflow_id: IdArgument, server: ServerOption = SERVER, output: Output
 def delete(workflow_id: IdArgument, server: ServerOption = SERVER, output: OutputOption = Output.TABLE) -> None:
     """Erase the inputs and outputs of an ended workflow. Its receipts stay and still verify."""
     with connect(server) as client:
-        answer = client.request("DELETE", _path(workflow_id))
+        answer = client.request("DELETE", path_of(workflow_id))
     emit(answer, output, lambda: print_fields(answer.items()))
 
 
@@ -315,7 +328,7 @@ def watch(
     """Follow a workflow to its end, then show it. Exits 1 if it did not complete."""
     from knhk.cli.live import display
 
-    path = _path(workflow_id)
+    path = path_of(workflow_id)
     with connect(server) as client:
         with display(workflow_id) as shown_live:
             for receipt in client.events(workflow_id):

@@ -8,6 +8,7 @@ from knhk.domain.event import Failure
 from knhk.domain.frame import Frame, StepState
 from knhk.domain.lease import is_leased
 from knhk.domain.run_state import Run, RunState
+from knhk.domain.waits import Waits
 
 
 class RunStep(msgspec.Struct, frozen=True):
@@ -30,6 +31,12 @@ class FireTimer(msgspec.Struct, frozen=True):
     position: int
 
 
+class Deliver(msgspec.Struct, frozen=True):
+    """What a step waited for has come."""
+
+    position: int
+
+
 class FailLost(msgspec.Struct, frozen=True):
     """An `at_most_once` step was started and its outcome is unknown: it must not run again."""
 
@@ -47,7 +54,7 @@ class Expire(msgspec.Struct, frozen=True):
     """The run's deadline has passed."""
 
 
-Command = RunStep | SkipStep | FireTimer | FailLost | Finish | Expire
+Command = RunStep | SkipStep | FireTimer | Deliver | FailLost | Finish | Expire
 
 
 def decide(run: Run, now_ns: int, limit: int = 1 << 30) -> list[Command]:
@@ -57,6 +64,8 @@ def decide(run: Run, now_ns: int, limit: int = 1 << 30) -> list[Command]:
             return [Expire()]
         commands: list[Command] = []
         if run.first_failed < 0:
+            if run.waits is not None and run.waits.due:
+                _take_deliveries(run.waits, commands)
             if run.timers:
                 _take_due(run, now_ns, commands)
             if run.skips:
@@ -81,11 +90,20 @@ def _take_due(run: Run, now_ns: int, commands: list[Command]) -> None:
         if run.timer_at_ns.get(position) != at_ns:
             continue  # The step moved on after this timer was set.
         del run.timer_at_ns[position]
+        if run.waits is not None and position in run.waits.deliveries:
+            continue  # What it waited for came in time, whenever that is looked at.
         frame, index = run.at(position)
         if frame.steps[index] is StepState.WAITING:
             commands.append(FireTimer(position))
         else:
             run.make_ready(frame, index)
+
+
+def _take_deliveries(waits: Waits, commands: list[Command]) -> None:
+    while waits.due:
+        position = waits.due.popleft()
+        if position in waits.deliveries:  # After a crash, what was journaled as taken is still in here.
+            commands.append(Deliver(position))
 
 
 def _take_skips(run: Run, limit: int, commands: list[Command]) -> None:

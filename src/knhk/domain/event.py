@@ -37,6 +37,10 @@ class Kind(StrEnum):
     TIMER_SET = "timer.set"
     TIMER_FIRED = "timer.fired"
     PAYLOAD_ERASED = "payload.erased"
+    STEP_WAITING = "step.waiting"
+    SIGNAL_RECEIVED = "signal.received"
+    APPROVAL_GIVEN = "approval.given"
+    EVENT_RECEIVED = "event.received"
     DEFINITION_PUT = "definition.put"
     DEFINITION_RETIRED = "definition.retired"
 
@@ -174,6 +178,46 @@ class PayloadErased(Detail, frozen=True, gc=False):
     reason: str = ""
 
 
+class StepWaiting(Detail, frozen=True, gc=False):
+    """A step waits for what somebody else must do; the fields are those of waits.Waiting."""
+
+    what: str
+    until_ns: int = 0
+    event: str = ""
+    correlate: str = ""
+    approvers: tuple[str, ...] = ()
+    required: int = 1
+    on_reject: str = "fail"
+    message: str = ""
+    child: int = 0
+
+
+class SignalReceived(Detail, frozen=True, gc=False):
+    """A signal came for the run, with its data as output. `source` is the record of the event that it came by, or 0."""
+
+    event: str
+    id: str
+    correlate: str = ""
+    source: int = 0
+
+
+class ApprovalGiven(Detail, frozen=True, gc=False):
+    """Somebody answered a step's request for approval."""
+
+    approver: str
+    approved: bool
+    comment: str = ""
+
+
+class EventReceived(Detail, frozen=True, gc=False):
+    """An event came for all runs that wait for it, with its data as output; it is kept until a time (Unix, ns)."""
+
+    name: str
+    correlate: str
+    id: str
+    kept_until_ns: int
+
+
 class DefinitionPut(Detail, frozen=True, gc=False):
     """A version of a definition was registered; it never changes. Versions count from 1, `label` is a name for one."""
 
@@ -192,8 +236,8 @@ class DefinitionRetired(Detail, frozen=True, gc=False):
     reason: str = ""
 
 
-RecordDetail = DefinitionPut | DefinitionRetired
-"""What stands on chains that are no runs: each such chain is the record of one thing, here of one definition."""
+RecordDetail = DefinitionPut | DefinitionRetired | EventReceived
+"""What stands on chains that are no runs: each such chain is the record of one thing, such as a definition."""
 
 AnyDetail = (
     Submitted
@@ -213,6 +257,10 @@ AnyDetail = (
     | TimerSet
     | TimerFired
     | PayloadErased
+    | StepWaiting
+    | SignalReceived
+    | ApprovalGiven
+    | EventReceived
     | DefinitionPut
     | DefinitionRetired
 )
@@ -235,6 +283,10 @@ DETAILS: Final[dict[Kind, type[Detail]]] = {
     Kind.TIMER_SET: TimerSet,
     Kind.TIMER_FIRED: TimerFired,
     Kind.PAYLOAD_ERASED: PayloadErased,
+    Kind.STEP_WAITING: StepWaiting,
+    Kind.SIGNAL_RECEIVED: SignalReceived,
+    Kind.APPROVAL_GIVEN: ApprovalGiven,
+    Kind.EVENT_RECEIVED: EventReceived,
     Kind.DEFINITION_PUT: DefinitionPut,
     Kind.DEFINITION_RETIRED: DefinitionRetired,
 }

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from knhk.domain import event as ev
-from knhk.domain import step_folds
-from knhk.domain.decisions import Command, Expire, FailLost, Finish, FireTimer, RunStep, SkipStep, decide
+from knhk.domain import step_folds, wait_folds
+from knhk.domain.decisions import Command, Deliver, Expire, FailLost, Finish, FireTimer, RunStep, SkipStep, decide
 from knhk.domain.event import Event, Failure
 from knhk.domain.frame import Frame, StepState
 from knhk.domain.plan import RetryPolicy, Step
@@ -37,8 +37,9 @@ def _started(run: Run, event: Event, detail: ev.Started) -> None:
         run.enqueue(index)
 
 
-def _paused(run: Run, _event: Event, _detail: ev.Paused) -> None:
+def _paused(run: Run, event: Event, _detail: ev.Paused) -> None:
     run.state = RunState.PAUSED
+    run.paused_at_ns = event.at_ns
 
 
 def _resumed(run: Run, _event: Event, _detail: ev.Resumed) -> None:
@@ -54,7 +55,10 @@ def _retried(run: Run, event: Event, detail: ev.Retried) -> None:
     run.first_failed = -1
     run.timers.clear()
     run.timer_at_ns.clear()
+    run.since_ns.clear()
     run.started_deadlines.clear()
+    if run.waits is not None:
+        run.waits.stop()
     for name in detail.steps:
         index = run.plan.index_of[name]
         run.steps[index] = StepState.PENDING
@@ -77,11 +81,13 @@ def _end(run: Run, event: Event, state: RunState, failure: Failure | None) -> No
     run.failure = failure
     run.ready.clear()
     run.skips.clear()
-    for position in (*run.timer_at_ns, *run.started_deadlines):
+    waiting = run.waits.stop() if run.waits is not None else ()
+    for position in (*run.timer_at_ns, *run.started_deadlines, *waiting):
         frame, index = run.at(position)
         frame.steps[index] = StepState.CANCELLED
     run.timers.clear()
     run.timer_at_ns.clear()
+    run.since_ns.clear()
 
 
 def _completed(run: Run, event: Event, detail: ev.Completed) -> None:
@@ -132,6 +138,10 @@ _APPLY: Final[dict[type[ev.Detail], Callable[[Run, Event, Any], None]]] = {
     ev.TimerSet: step_folds.timer_set,
     ev.TimerFired: _nothing,
     ev.PayloadErased: _payload_erased,
+    ev.StepWaiting: wait_folds.waiting,
+    ev.SignalReceived: wait_folds.signal_received,
+    ev.ApprovalGiven: wait_folds.approval_given,
+    ev.EventReceived: _nothing,
     ev.DefinitionPut: _nothing,
     ev.DefinitionRetired: _nothing,
 }
@@ -174,6 +184,7 @@ __all__ = [
     "ENDED",
     "RETRYABLE",
     "Command",
+    "Deliver",
     "Expire",
     "FailLost",
     "Finish",

@@ -10,6 +10,7 @@ from knhk.domain.event import Failure
 from knhk.domain.frame import Frame, StepState, frame_number, index_in_frame
 from knhk.domain.lease import Lease
 from knhk.domain.plan import Plan
+from knhk.domain.waits import Waits
 
 
 class RunState(StrEnum):
@@ -42,8 +43,9 @@ class Run(Frame):
 
     `seq` is the number of receipts applied. What belongs to single steps in any frame is kept by their position:
     `timers` is a heap of (Unix time in ns, position) for steps that wait or retry and `timer_at_ns` says which of it
-    still counts, `failures` is the last failure of each step. `skips` are the positions of steps that will be skipped.
-    `leases` are those of remote workers, by the step's path.
+    still counts, `since_ns` since when they wait, `failures` is the last failure of each step, `skips` are the steps
+    that will be skipped. `leases` are those of remote workers, by the step's path. `waits` is what steps wait for from
+    others, None if none ever did.
     `inner` is None until the first frame is opened, since most runs have none.
     """
 
@@ -56,9 +58,11 @@ class Run(Frame):
         "failures",
         "inner",
         "leases",
+        "paused_at_ns",
         "plan",
         "results_root",
         "seq",
+        "since_ns",
         "skips",
         "started_at_ns",
         "started_deadlines",
@@ -67,6 +71,7 @@ class Run(Frame):
         "submitted_at_ns",
         "timer_at_ns",
         "timers",
+        "waits",
         "workflow_id",
     )
 
@@ -83,12 +88,15 @@ class Run(Frame):
         self.base_attempts: dict[int, int] = {}
         self.timers: list[tuple[int, int]] = []
         self.timer_at_ns: dict[int, int] = {}
+        self.since_ns: dict[int, int] = {}
+        self.paused_at_ns = 0
         self.started_deadlines: dict[int, int] = {}
         self.leases: dict[str, Lease] = {}
         self.failures: dict[int, Failure] = {}
         self.failure: Failure | None = None
         self.results_root = b""
         self.erased = False
+        self.waits: Waits | None = None
 
     @property
     def ended(self) -> bool:
@@ -103,6 +111,8 @@ class Run(Frame):
     @property
     def has_work(self) -> bool:
         """Whether something is ready."""
+        if self.waits is not None and self.waits.due:
+            return True
         return bool(self.ready or self.skips or (self.inner is not None and self.inner.busy))
 
     def wake_at_ns(self) -> int:
@@ -141,9 +151,10 @@ class Run(Frame):
         frame = self.inner.prefixes[path[:cut]]
         return frame, frame.block.index_of[path[cut:]]
 
-    def set_timer(self, position: int, at_ns: int) -> None:
-        """Have a step looked at when its time has come."""
+    def set_timer(self, position: int, at_ns: int, since_ns: int) -> None:
+        """Have a step, which waits since a time, looked at when its time has come."""
         self.timer_at_ns[position] = at_ns
+        self.since_ns[position] = since_ns
         heappush(self.timers, (at_ns, position))
 
     def make_ready(self, frame: Frame, index: int) -> None:

@@ -34,7 +34,7 @@ def completed(run: Run, event: Event, _detail: ev.StepCompleted) -> None:
     index = run.block.index_of.get(event.step, -1)
     if index < 0:
         frame, index = run.locate(event.step)
-    _attempt_ended(run, frame, index, event, StepState.COMPLETED)
+    attempt_ended(run, frame, index, event, StepState.COMPLETED)
     frame.completed += 1
     frame.output_seqs[index] = run.seq
     frame.output_digests[index] = event.output_digest
@@ -52,7 +52,7 @@ def completed(run: Run, event: Event, _detail: ev.StepCompleted) -> None:
 def failed(run: Run, event: Event, detail: ev.StepFailed) -> None:
     """A step failed for good."""
     frame, index = run.locate(event.step)
-    _attempt_ended(run, frame, index, event, StepState.FAILED)
+    attempt_ended(run, frame, index, event, StepState.FAILED)
     run.failures[frame.first_position + index] = detail.failure
     step = frame.step(index)
     if step.failure_is_handled:
@@ -74,20 +74,21 @@ def skipped(run: Run, event: Event, _detail: ev.StepSkipped) -> None:
 def retrying(run: Run, event: Event, detail: ev.StepRetrying) -> None:
     """An attempt failed, and there will be another."""
     frame, index = run.locate(event.step)
-    position = _attempt_ended(run, frame, index, event, StepState.RETRYING)
+    position = attempt_ended(run, frame, index, event, StepState.RETRYING)
     run.failures[position] = detail.failure
-    run.set_timer(position, detail.next_at_ns)
+    run.set_timer(position, detail.next_at_ns, event.at_ns)
 
 
 def timer_set(run: Run, event: Event, detail: ev.TimerSet) -> None:
     """A step waits for a time."""
     frame, index = run.locate(event.step)
-    position = _attempt_ended(run, frame, index, event, StepState.WAITING)
+    position = attempt_ended(run, frame, index, event, StepState.WAITING)
     frame.output_seqs[index] = run.seq
-    run.set_timer(position, detail.fire_at_ns)
+    run.set_timer(position, detail.fire_at_ns, event.at_ns)
 
 
-def _attempt_ended(run: Run, frame: Frame, index: int, event: Event, state: StepState) -> int:
+def attempt_ended(run: Run, frame: Frame, index: int, event: Event, state: StepState) -> int:
+    """An attempt at a step came to something; the step's position."""
     frame.steps[index] = state
     frame.queued[index] = 0
     frame.attempts[index] = event.attempt
@@ -96,6 +97,9 @@ def _attempt_ended(run: Run, frame: Frame, index: int, event: Event, state: Step
         run.started_deadlines.pop(position, None)
     if run.timer_at_ns:
         run.timer_at_ns.pop(position, None)
+        run.since_ns.pop(position, None)
+    if run.waits is not None:
+        run.waits.forget(position)
     return position
 
 

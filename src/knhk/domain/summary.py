@@ -1,12 +1,27 @@
 """One row a run: what lists and metrics need, folded from events alone (no plan, no payloads)."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
 from knhk.domain import event as ev
 from knhk.domain.event import Event, Failure
 from knhk.domain.run import RunState, cancelled_because
+
+MOST_WAITING: Final = 64
+"""So many timers and retries of a run its row names; what it waits for from others it names all of."""
+
+
+class Wait(msgspec.Struct, array_like=True):
+    """What one step of a run waits for; times are Unix time in ns, 0 if there is none."""
+
+    kind: str
+    since_ns: int
+    until_ns: int = 0
+    event: str = ""
+    correlate: str = ""
+    child: int = 0
 
 
 class Summary(msgspec.Struct, array_like=True):
@@ -35,8 +50,11 @@ class Summary(msgspec.Struct, array_like=True):
     version: int = 0
     concurrency_key: str = ""
     rate_key: str = ""
+    paused_at_ns: int = 0
+    waiting: dict[str, Wait] = {}
 
 
+_BEGIN_TO_WAIT: Final = (ev.StepWaiting, ev.TimerSet, ev.StepRetrying)
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Summary)
 
@@ -53,6 +71,8 @@ def decode(raw: bytes) -> Summary:
 
 def fold(summary: Summary, event: Event) -> None:
     """Take one event of the run into its row."""
+    if summary.waiting or isinstance(event.detail, _BEGIN_TO_WAIT):
+        _fold_waiting(summary, event)
     match event.detail:
         case ev.StepCompleted():
             summary.completed += 1
@@ -76,10 +96,11 @@ def fold(summary: Summary, event: Event) -> None:
         case ev.Cancelled(reason):
             _end(summary, RunState.CANCELLED, event.at_ns, cancelled_because(reason))
         case ev.Paused():
-            summary.state = RunState.PAUSED
+            summary.state, summary.paused_at_ns = RunState.PAUSED, event.at_ns
         case ev.Resumed():
             summary.state = RunState.RUNNING if summary.started_at_ns else RunState.PENDING
         case ev.Retried():
+            summary.waiting.clear()
             summary.state, summary.ended_at_ns, summary.failure = RunState.RUNNING, 0, None
             summary.started_at_ns = summary.started_at_ns or event.at_ns
             summary.retried_at_ns = event.at_ns
@@ -89,5 +110,24 @@ def fold(summary: Summary, event: Event) -> None:
             pass  # What happens to single steps besides their completion does not show in the row.
 
 
+def _fold_waiting(summary: Summary, event: Event) -> None:
+    """What the steps wait for: one entry by step, gone with the next thing that happens to it."""
+    waiting, step, detail = summary.waiting, event.step, event.detail
+    if not step:
+        return
+    match detail:
+        case ev.StepWaiting(what, until_ns, name, correlate):
+            waiting[step] = Wait(what, event.at_ns, until_ns, name, correlate, detail.child)
+        case ev.TimerSet(until_ns) if len(waiting) < MOST_WAITING:
+            waiting[step] = Wait("timer", event.at_ns, until_ns)
+        case ev.StepRetrying(_, until_ns) if len(waiting) < MOST_WAITING:
+            waiting[step] = Wait("retry", event.at_ns, until_ns)
+        case ev.ApprovalGiven():
+            pass
+        case _:
+            waiting.pop(step, None)
+
+
 def _end(summary: Summary, state: RunState, at_ns: int, failure: Failure | None) -> None:
     summary.state, summary.ended_at_ns, summary.failure = state, at_ns, failure
+    summary.waiting.clear()

@@ -32,17 +32,19 @@ from knhk.domain.plan import Plan, keys_of
 from knhk.domain.receipt import Sealed
 from knhk.domain.run import RETRYABLE, Run, RunState, begun_at_most_once, steps_to_retry
 from knhk.domain.summary import Summary
-from knhk.engine import views
+from knhk.engine import views, waiting
 from knhk.engine.admission import Admission
 from knhk.engine.arrivals import Arrivals
 from knhk.engine.committer import Batch, Committer
 from knhk.engine.definitions import Definitions
 from knhk.engine.holders import MOST_NAMED
+from knhk.engine.inbound import Inbound
 from knhk.engine.live import LiveRun
 from knhk.engine.loader import Loader
 from knhk.engine.plans import Plans
 from knhk.engine.projector import FOLD, STATE_CODES, row_key
 from knhk.engine.scheduler import Scheduler
+from knhk.engine.signals import Signals
 from knhk.engine.watchers import Watchers
 from knhk.ports.environment import Clock, Ids
 from knhk.ports.journal import Claim, Journal
@@ -109,6 +111,8 @@ class Control:
         arrivals: Arrivals,
         plans: Plans,
         definitions: Definitions,
+        signals: Signals,
+        inbound: Inbound,
         journal: Journal,
         projections: Projections,
         watchers: Watchers,
@@ -120,7 +124,7 @@ class Control:
         self._loader, self._arrivals, self._plans = loader, arrivals, plans
         self._journal, self._projections = journal, projections
         self._watchers, self._clock, self._ids = watchers, clock, ids
-        self.definitions = definitions
+        self.definitions, self.signals, self._inbound = definitions, signals, inbound
         self._claims: dict[bytes, Batch] = {}
 
     def validate(self, descriptor: bytes) -> Plan:
@@ -147,12 +151,12 @@ class Control:
 
     async def status(self, workflow_id: int) -> dict[str, Any]:
         """The state of a run, by the fold of its committed receipts. Raises WorkflowNotFound."""
-        return views.of_run(await self._folded(workflow_id))
+        return self._shown(await self._folded(workflow_id))
 
     async def inspect(self, workflow_id: int) -> dict[str, Any]:
         """The state of a run with its inputs and every output that is kept."""
         run = await self._folded(workflow_id)
-        shown = views.of_run(run)
+        shown = self._shown(run)
         shown["inputs"] = await self._loader.inputs(run)
         for index, step in enumerate(shown["steps"]):
             if step["state"] == "completed":
@@ -181,6 +185,7 @@ class Control:
         page = min(_SCAN, max(limit, 1) if indexed or wanted == Filter() else _SCAN)
         bound = prefix + cursor.to_bytes(8) if cursor is not None else None
         raw_rows = await self._projections.rows(FOLD, prefix, before=bound, limit=page)
+        ranks = self._scheduler.pending.ranks()
         for key, value in raw_rows:
             cursor = int.from_bytes(key[-8:])
             raw = await self._projections.row(FOLD, row_key(cursor)) if indexed else value
@@ -188,7 +193,7 @@ class Control:
                 continue
             row = rows.decode(raw)
             if wanted.admits(row):
-                found.append(views.of_summary(row))
+                found.append({**views.of_summary(row), "waiting_on": self._waiting_of(row, ranks)})
                 if len(found) == limit:
                     return found, cursor
         return found, cursor if len(raw_rows) == page else None
@@ -222,19 +227,19 @@ class Control:
         async with self._arrivals.hold(workflow_id) as live:
             self._require(live, RunState.PENDING, RunState.RUNNING, RunState.PAUSED, verb="cancelled")
             self._scheduler.cancel_attempts(live)
-            await self._record(live, ev.Cancelled(reason), actor)
+            await self._inbound.record(live, ev.Cancelled(reason), actor)
 
     async def pause(self, workflow_id: int, *, actor: str, reason: str = "") -> None:
         """Begin no further steps of a run; those under way finish. The run's deadline goes on."""
         async with self._arrivals.hold(workflow_id) as live:
             self._require(live, RunState.PENDING, RunState.RUNNING, verb="paused")
-            await self._record(live, ev.Paused(reason), actor)
+            await self._inbound.record(live, ev.Paused(reason), actor)
 
     async def resume(self, workflow_id: int, *, actor: str, reason: str = "") -> None:
         """Let a paused run go on."""
         async with self._arrivals.hold(workflow_id) as live:
             self._require(live, RunState.PAUSED, verb="resumed")
-            await self._record(live, ev.Resumed(reason), actor)
+            await self._inbound.record(live, ev.Resumed(reason), actor)
 
     async def retry(self, workflow_id: int, *, actor: str) -> tuple[str, ...]:
         """Let an ended run that did not complete go on from the steps that failed; returns their names."""
@@ -256,7 +261,7 @@ class Control:
             self._require_key(live)
             steps = steps_to_retry(run)
             deadline = self._scheduler.deadline_of(run, self._clock.now_ns())
-            await self._record(live, ev.Retried(steps, deadline), actor)
+            await self._inbound.record(live, ev.Retried(steps, deadline), actor)
             return steps
 
     async def erase(self, workflow_id: int, *, actor: str, reason: str = "") -> None:
@@ -270,7 +275,7 @@ class Control:
             if live.run.erased:
                 return
             self._committer.erase(workflow_id)
-            await self._record(live, ev.PayloadErased(reason), actor)
+            await self._inbound.record(live, ev.PayloadErased(reason), actor)
 
     async def _accept(self, submission: Submission, claim: Claim | None, wait_s: float) -> Accepted:
         number = 0
@@ -397,19 +402,6 @@ class Control:
             finally:
                 timer.cancel()
 
-    async def _record(self, live: LiveRun, detail: ev.AnyDetail, actor: str) -> None:
-        """Commit an operator's decision and act on it."""
-        self._committer.add(live, Event(self._clock.now_ns(), detail, actor=actor))
-        batch = live.batch
-        assert batch is not None
-        if live.run.state is RunState.PENDING:
-            self._scheduler.take_in(live)
-            self._scheduler.fill_slots()
-        else:
-            # One that ended too: until that is durable, nobody may load the run as the journal still has it.
-            self._scheduler.take_in(live)
-        await batch.committed()
-
     async def run_of(self, workflow_id: int) -> Run:
         """The run as its committed receipts tell it. Raises WorkflowNotFound."""
         return await self._folded(workflow_id)
@@ -425,6 +417,17 @@ class Control:
                 return live.run
         run, _ = await self._loader.fold(workflow_id)
         return run
+
+    def _shown(self, run: Run) -> dict[str, Any]:
+        live = self._scheduler.find(run.workflow_id)
+        return {**views.of_run(run), "waiting_on": waiting.of_run(run, live, self._scheduler, self._clock.now_ns())}
+
+    def _waiting_of(self, row: Summary, ranks: Mapping[int, int]) -> list[dict[str, Any]]:
+        pending = self._scheduler.pending.get(row.workflow_id)
+        if pending is None:
+            return waiting.of_row(row)
+        rank = ranks.get(row.workflow_id, 0)
+        return [waiting.of_pending(pending, self._scheduler, self._clock.now_ns(), rank)]
 
     async def _results(self, run: Run, shown: dict[str, Any] | None) -> dict[str, Any]:
         if run.erased:

@@ -122,6 +122,10 @@ class Executor:
         """How many attempts wait for a place."""
         return len(self._waiting)
 
+    def is_waiting(self, attempt: Attempt) -> bool:
+        """Whether an attempt waits for a place."""
+        return bool(self._waiting) and any(one is attempt for one, _, _ in self._waiting)
+
     def begin(self, attempt: Attempt) -> Outcome | None:
         """Begin an attempt. An outcome means that it has ended already; otherwise `ended` is called when it does."""
         prepared = self._prepare(attempt)

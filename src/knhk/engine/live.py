@@ -22,6 +22,7 @@ class LiveRun:
 
     `outputs` are the values that further steps may read, `results` what the run gives: its declared outputs, or else
     those of the steps that nothing depends on. `previous_hash` is the end of the chain, committed or not.
+    `signals` is the data of signals that no step has taken, by their receipt's seq.
     `batch` is the group commit that holds its newest receipts.
     `marked_live` and `timer_row_ns` say what the store holds about it, so that a commit writes only the differences.
     """
@@ -39,6 +40,7 @@ class LiveRun:
         "results",
         "run",
         "scope_cache",
+        "signals",
         "timer_row_ns",
         "waiters",
     )
@@ -49,6 +51,7 @@ class LiveRun:
         self.outputs: dict[str, Any] = {}
         self.results: dict[str, Any] = {}
         self.held_outputs: dict[int, bytes] = {}
+        self.signals: dict[int, bytes] = {}
         self.previous_hash = NO_HASH
         self.batch: Batch | None = None
         self.piece: Piece | None = None

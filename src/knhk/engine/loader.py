@@ -60,8 +60,11 @@ class Loader:
             state = run.steps[step.index]
             if state is StepState.COMPLETED and step.keep_output:
                 live.outputs[step.name] = await self.output(run, step.index)
-            elif state is StepState.WAITING:
+            elif state is StepState.WAITING and (run.waits is None or step.index not in run.waits.positions):
                 live.held_outputs[step.index] = await self._payload(run, run.output_seqs[step.index], OUTPUT)
+        if run.waits is not None:
+            for signal in run.waits.untaken():
+                live.signals[signal.seq] = await self._payload(run, signal.seq, OUTPUT)
         return live
 
     async def inputs(self, run: Run) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from typing import Any, Final, TypeVar
 from knhk.domain import definition
 from knhk.domain import summary as rows
 from knhk.domain.errors import Unavailable
-from knhk.domain.event import Event, RecordDetail, Started, Submitted
+from knhk.domain.event import DefinitionPut, DefinitionRetired, Event, EventReceived, RecordDetail, Started, Submitted
 from knhk.domain.identifier import partition_of
 from knhk.domain.plan import Plan
 from knhk.domain.run import RunState
 from knhk.domain.summary import Summary
-from knhk.engine import limit_rows
+from knhk.engine import limit_rows, topic_rows
 from knhk.engine.committer import Batch
 from knhk.ports.environment import Clock
 from knhk.ports.fold import Fold
@@ -60,12 +60,13 @@ def _limited(submitted: Submitted) -> bool:
 class _Changes:
     """What a batch or some blocks change: runs by id with the state that their row had, and other rows by key."""
 
-    __slots__ = ("limited", "old", "rows", "summaries")
+    __slots__ = ("limited", "old", "rows", "summaries", "topics")
 
     def __init__(self) -> None:
         self.limited = False
         self.summaries: dict[int, Summary] = {}
         self.old: dict[int, str | None] = {}
+        self.topics: dict[int, set[bytes]] = {}
         self.rows: dict[bytes, bytes | None] = {}
 
 
@@ -176,6 +177,8 @@ class Projector:
             summary = rows.decode(raw) if raw is not None else Summary(workflow_id)
             changes.summaries[workflow_id] = summary
             changes.old[workflow_id] = summary.state if raw is not None else None
+            if summary.waiting:
+                changes.topics[workflow_id] = topic_rows.topics_of(summary)
         limited = summary.concurrency_key or summary.rate_key or (isinstance(first, Submitted) and _limited(first))
         for event in events:
             rows.fold(summary, event)
@@ -188,9 +191,16 @@ class Projector:
 
     async def _take_record(self, record_id: int, events: Sequence[Event], changes: _Changes) -> None:
         for event in events:
-            key = definition_key(event.detail.name)  # type: ignore[union-attr]  # the first one is of a record
-            raw = changes.rows[key] if key in changes.rows else await self._row(key)
-            changes.rows[key] = definition.fold_row(raw, record_id, event)
+            detail = event.detail
+            if isinstance(detail, EventReceived):
+                key, row = topic_rows.event_row(record_id, event)
+                topic, now = topic_rows.topic_of(detail.name, detail.correlate), self._clock.now_ns()
+                changes.rows.update(await self._patiently(topic_rows.outdated, self._projections, FOLD, topic, now))
+                changes.rows[key] = row
+            elif isinstance(detail, DefinitionPut | DefinitionRetired):
+                key = definition_key(detail.name)
+                raw = changes.rows[key] if key in changes.rows else await self._row(key)
+                changes.rows[key] = definition.fold_row(raw, record_id, event)
 
     async def _row(self, key: bytes) -> bytes | None:
         return await self._patiently(self._projections.row, FOLD, key)
@@ -204,6 +214,8 @@ class Projector:
         written = changes.rows
         for workflow_id, summary in changes.summaries.items():
             written[row_key(workflow_id)] = rows.encode(summary)
+            if summary.waiting or workflow_id in changes.topics:
+                written.update(topic_rows.rows_of(summary, changes.topics.get(workflow_id, set())))
             before = changes.old[workflow_id]
             if before is not None and before != summary.state and before != RunState.COMPLETED:
                 written[state_key(before, workflow_id)] = None

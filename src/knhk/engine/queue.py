@@ -173,6 +173,12 @@ class Queue:
             if obstacle.kind == "loading":
                 self._come_back(lane)
 
+    def rank(self, live: LiveRun) -> int:
+        """The place of a run among those of its department that wait, from 1."""
+        department, place = live.run.plan.department, _place(live)
+        before = [one for one in self._runs.values() if one.run.plan.department == department and _place(one) < place]
+        return len(before) + 1
+
     def ranks(self) -> dict[int, int]:
         """The place of each run among those of its department that wait, from 1."""
         ranks: dict[int, int] = {}

@@ -4,9 +4,9 @@ import random
 import resource
 from typing import Any, Final
 
-from knhk.actions.registry import Cancelled, Failed, Outcome, RetryLater, Succeeded, WaitUntil
+from knhk.actions.registry import Cancelled, Failed, Outcome, RetryLater, Succeeded, WaitFor, WaitUntil
 from knhk.domain import event as ev
-from knhk.domain import payload
+from knhk.domain import payload, waits
 from knhk.domain.compile import check_schema
 from knhk.domain.covenants import violated
 from knhk.domain.errors import InvalidInput, KnhkError
@@ -45,28 +45,85 @@ class Recorder:
                 self._retry(live, attempt, outcome)
             case WaitUntil():
                 self._wait(live, attempt, outcome)
+            case WaitFor():
+                self._wait_for(live, attempt, outcome)
             case Cancelled():
                 self._failed(live, attempt, Failure("KNHK-ACTION-CANCELLED", "the action gave up"))
 
     def timer_fired(self, live: LiveRun, position: int) -> None:
-        """A waiting step's time has come: it completes with what it said it would give."""
+        """A waiting step's time has come: it completes with what it said it would give, or nobody came in time."""
+        run = live.run
+        self._committer.add(live, Event(self._clock.now_ns(), ev.TimerFired(), step=run.path_of(position)))
+        waiting = None if run.waits is None else run.waits.positions.get(position)
+        if waiting is None:
+            raw = live.held_outputs.pop(position, b"")
+            self._complete(live, position, payload.decode(raw) if raw else None, raw)
+        else:
+            self._fail_waiting(live, position, waits.timed_out(waiting))
+
+    def deliver(self, live: LiveRun, position: int) -> None:
+        """What a step waited for has come: it completes, or fails with it."""
+        found = live.run.waits
+        assert found is not None
+        waiting, signal = found.positions[position], found.deliveries[position]
+        if signal is not None:
+            output: Any = waits.output_of(signal, payload.decode(live.signals.pop(signal.seq)))
+        else:
+            output = waits.judged(waiting, found.verdicts[position])
+        if isinstance(output, Failure):
+            self._fail_waiting(live, position, output)
+            return
+        try:
+            raw = self._encode(output)
+        except KnhkError as error:
+            self._fail_waiting(live, position, Failure("KNHK-STEP-OUTPUT", error.message))
+            return
         frame, index = live.run.at(position)
-        step, path, now = frame.step(index), frame.path(index), self._clock.now_ns()
-        raw = live.held_outputs.pop(position, b"")
-        self._committer.add(live, Event(now, ev.TimerFired(), step=path))
-        value = payload.decode(raw) if raw else None
+        schema = frame.step(index).output_schema
+        if schema is not None and (problems := check_schema(schema, output, "output")):
+            self._fail_waiting(live, position, Failure("KNHK-STEP-OUTPUT", "; ".join(map(str, problems))))
+            return
+        self._complete(live, position, output, raw, waiting.since_ns)
+
+    def _complete(self, live: LiveRun, position: int, value: Any, raw: bytes, started_at_ns: int = 0) -> None:
+        """A step that waited is done."""
+        frame, index = live.run.at(position)
+        step = frame.step(index)
         if step.keep_output:
             live.outputs[step.name] = value
         if not step.dependents and not live.run.plan.outputs:
             live.results[step.name] = value
         done = Event(
-            now,
-            ev.StepCompleted(),
-            step=path,
+            self._clock.now_ns(),
+            ev.StepCompleted(started_at_ns=started_at_ns),
+            step=frame.path(index),
             attempt=frame.attempts[index],
             output_digest=payload.digest(raw) if raw else b"",
         )
         self._committer.add(live, done, output=raw or None)
+
+    def _fail_waiting(self, live: LiveRun, position: int, failure: Failure) -> None:
+        frame, index = live.run.at(position)
+        path, attempt = frame.path(index), frame.attempts[index]
+        event = Event(self._clock.now_ns(), ev.StepFailed(failure), step=path, attempt=attempt)
+        self._committer.add(live, event)
+
+    def _wait_for(self, live: LiveRun, attempt: Attempt, outcome: WaitFor) -> None:
+        given, digest = self._given(live, attempt)
+        timeout_ns = attempt.step.timeout_ns
+        until_ns = outcome.until_ns or (attempt.started_at_ns + timeout_ns if timeout_ns else 0)
+        detail = ev.StepWaiting(
+            outcome.what,
+            until_ns,
+            outcome.event,
+            outcome.correlate,
+            outcome.approvers,
+            outcome.required,
+            outcome.on_reject,
+            outcome.message,
+        )
+        event = Event(self._clock.now_ns(), detail, step=attempt.path, attempt=attempt.number, input_digest=digest)
+        self._committer.add(live, event, given=given)
 
     def skip(self, live: LiveRun, position: int, reason: str) -> None:
         """A step is not run: `reason` is `when` or `dependency`."""

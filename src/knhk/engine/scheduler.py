@@ -17,6 +17,7 @@ from knhk.domain.errors import InvalidInput
 from knhk.domain.event import Event, Failure
 from knhk.domain.limits import NO_LIMITS
 from knhk.domain.run import (
+    Deliver,
     Expire,
     FailLost,
     Finish,
@@ -27,7 +28,7 @@ from knhk.domain.run import (
     SkipStep,
     decide,
 )
-from knhk.engine.committer import Batch, Committer
+from knhk.engine.committer import Batch, Committer, Piece
 from knhk.engine.deadlines import RUN, WAKE, Deadlines, Key
 from knhk.engine.executor import Attempt, Executor
 from knhk.engine.holders import Holders, Obstacle
@@ -68,6 +69,7 @@ class Scheduler:
         self.deadlines = Deadlines(clock, self._due)
         self.committer: Committer
         self.executor: Executor
+        self.began_to_wait: Callable[[int, str, str, int], None] = lambda _id, _event, _correlate, _height: None
         self.woken: Callable[[int], None] = lambda _workflow_id: None
         self._clock, self._rng = clock, rng
         self._max_active, self._tick_ns = max_active, tick_ns
@@ -161,6 +163,8 @@ class Scheduler:
                         self._recorder.skip(live, command.position, "dependency")
                     case FireTimer():
                         self._recorder.timer_fired(live, command.position)
+                    case Deliver():
+                        self._recorder.deliver(live, command.position)
                     case FailLost():
                         self._recorder.lost(live, command.position, command.attempt)
                     case Finish():
@@ -222,6 +226,8 @@ class Scheduler:
         """After a commit: let go of the runs that ended or only wait, and fill their slots."""
         for piece in batch.pieces:
             live = piece.live
+            if live.run.waits is not None:
+                self._tell_of_waits(piece, batch.height)
             if live.batch is not batch:
                 continue  # It has newer receipts in a later batch, which will come here too.
             live.batch = None  # Run and batch name each other: untied, both go without the garbage collector's help.
@@ -233,6 +239,13 @@ class Scheduler:
                 self._release(live)
                 self._parked(run.workflow_id, live.timer_row_ns)
         self.fill_slots()
+
+    def _tell_of_waits(self, piece: Piece, height: int) -> None:
+        """Steps have durably begun to wait: an event that came before may be kept for them."""
+        for event in piece.events:
+            detail = event.detail
+            if isinstance(detail, ev.StepWaiting) and detail.what == "event" and detail.correlate:
+                self.began_to_wait(piece.live.run.workflow_id, detail.event, detail.correlate, height)
 
     def let_go(self, live: LiveRun) -> None:
         """Let a run that only waits leave memory, now that nobody waits for its end any more."""

@@ -17,11 +17,13 @@ from knhk.engine.committer import Batch, Committer
 from knhk.engine.control import Control
 from knhk.engine.definitions import Definitions
 from knhk.engine.executor import Executor
+from knhk.engine.inbound import Inbound
 from knhk.engine.live import LiveRun
 from knhk.engine.loader import Loader
 from knhk.engine.plans import Plans
 from knhk.engine.projector import FOLD, Projector
 from knhk.engine.scheduler import Scheduler
+from knhk.engine.signals import Signals
 from knhk.engine.sleepers import Sleepers
 from knhk.engine.watchers import Watchers
 from knhk.engine.workers import WorkerLimits, Workers
@@ -118,6 +120,8 @@ class Engine:
         self.projector = Projector(partition, journal, projections, clock, folds)
         self.admission = self._gate()
         self.definitions = self._registered(ids)
+        self.inbound = Inbound(self.committer, self.scheduler, clock)
+        self.signals = self._messages(ids)
         self.control = self._facade(ids)
         self.corrupt: dict[int, str] = {}
         self.halted: asyncio.Future[KnhkError] | None = None
@@ -177,6 +181,23 @@ class Engine:
             ids=ids,
         )
 
+    def _messages(self, ids: Ids) -> Signals:
+        signals = Signals(
+            self.settings.partition,
+            admission=self.admission,
+            arrivals=self.arrivals,
+            inbound=self.inbound,
+            committer=self.committer,
+            journal=self._journal,
+            projections=self._projections,
+            projector=self.projector,
+            clock=self._clock,
+            ids=ids,
+            max_payload_bytes=self.settings.max_payload_bytes,
+        )
+        self.scheduler.began_to_wait = signals.began_to_wait
+        return signals
+
     def _facade(self, ids: Ids) -> Control:
         return Control(
             self.settings.partition,
@@ -187,6 +208,8 @@ class Engine:
             arrivals=self.arrivals,
             plans=self.plans,
             definitions=self.definitions,
+            signals=self.signals,
+            inbound=self.inbound,
             journal=self._journal,
             projections=self._projections,
             watchers=self.watchers,
@@ -205,6 +228,7 @@ class Engine:
                 await self._clock.sleep(0)
         self.scheduler.fill_slots()
         self.sleepers.start()
+        self.signals.start()
         self._tasks = [
             asyncio.create_task(self._load_limits(), name="limits"),
             asyncio.create_task(self._watch_disk(), name="disk-watch"),
@@ -227,6 +251,7 @@ class Engine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.signals.stop()
         await self.sleepers.stop()
         self.scheduler.close()
         self.workers.stop()

@@ -3,8 +3,7 @@
 from typing import Any
 
 from knhk.domain.identifier import to_text
-from knhk.domain.lease import is_leased
-from knhk.domain.run import Run, RunState, StepState
+from knhk.domain.run import Run, StepState
 from knhk.domain.summary import Summary
 from knhk.domain.times import rfc3339
 
@@ -23,6 +22,7 @@ def of_summary(row: Summary) -> dict[str, Any]:
         **_times(row.submitted_at_ns, row.started_at_ns, row.ended_at_ns),
         "steps_total": row.steps,
         "steps_completed": row.completed,
+        "waiting_on": [],
         "failure": _failure(row.failure),
         "erased": row.erased,
     }
@@ -44,7 +44,7 @@ def of_run(run: Run) -> dict[str, Any]:
         "deadline": rfc3339(run.deadline_ns) if run.deadline_ns else None,
         "steps_total": len(run.steps),
         "steps_completed": run.completed,
-        "waiting_on": _waiting_on(run),
+        "waiting_on": [],
         "failure": _failure(run.failure),
         "erased": run.erased,
         "results_root": run.results_root.hex(),
@@ -71,34 +71,6 @@ def _step(run: Run, index: int) -> dict[str, Any]:
     if failure is not None and state is not StepState.COMPLETED:
         shown["failure"] = _failure(failure)
     return shown
-
-
-def _waiting_on(run: Run) -> list[dict[str, Any]]:
-    if run.ended:
-        return []
-    if run.state is RunState.PENDING:
-        return [{"kind": "slot", "step": None, "since": rfc3339(run.submitted_at_ns), "until": None}]
-    if run.state is RunState.PAUSED:
-        return [{"kind": "resume", "step": None, "since": None, "until": None}]
-    found = [
-        {"kind": "worker", "step": frame.path(index), "since": None, "until": None, "queue": step.traits.queue}
-        for frame in (run, *(run.inner.frames.values() if run.inner is not None else ()))
-        for index, step in enumerate(frame.block.steps)
-        if step.traits.queue
-        and frame.steps[index] is StepState.RUNNING
-        and not is_leased(run.leases, frame.path(index), frame.attempts[index] + 1)
-    ]
-    kinds = {StepState.WAITING: "timer", StepState.RETRYING: "retry"}
-    return found + [
-        {
-            "kind": kinds.get(frame.steps[index], "retry"),
-            "step": frame.path(index),
-            "since": None,
-            "until": rfc3339(at_ns),
-        }
-        for position, at_ns in sorted(run.timer_at_ns.items())
-        for frame, index in [run.at(position)]
-    ]
 
 
 def _definition(name: str, version: int) -> dict[str, Any] | None:

@@ -20,11 +20,15 @@ OPERATIONS = {
     ("/workflows/{workflow_id}", "get"),
     ("/workflows/{workflow_id}", "delete"),
     ("/definitions", "get"),
+    ("/events", "post"),
     *(("/definitions/{name}", method) for method in ("get", "put", "delete")),
     ("/definitions/{name}/diff", "get"),
     ("/definitions/{name}/versions/{version}", "get"),
     *((f"/workflows/{{workflow_id}}/{name}", "get") for name in ("receipts", "events")),
-    *((f"/workflows/{{workflow_id}}/{verb}", "post") for verb in ("cancel", "pause", "resume", "retry")),
+    *(
+        (f"/workflows/{{workflow_id}}/{verb}", "post")
+        for verb in ("cancel", "pause", "resume", "retry", "signals", "approve", "reject")
+    ),
 }
 
 

@@ -17,6 +17,7 @@ failures = st.builds(ev.Failure, text, text, text, text)
 _OF_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     str: text,
     int: numbers,
+    bool: st.booleans(),
     bytes: st.binary(max_size=40),
     ev.Failure: failures,
     Mapping[str, str]: st.dictionaries(text, text, max_size=4),
@@ -52,7 +53,7 @@ def test_fields_of_a_later_version_are_passed_over(kind: Kind, data: st.DataObje
 def test_fields_of_an_earlier_version_are_filled_in(kind: Kind) -> None:
     """What was added later has a default: bytes without it can still be read."""
     kind_type = DETAILS[kind]
-    samples = {str: "x", int: 1, bytes: b"x", ev.Failure: {"code": "C", "message": "m"}}
+    samples = {str: "x", int: 1, bool: True, bytes: b"x", ev.Failure: {"code": "C", "message": "m"}}
     required = [field for field in msgspec.structs.fields(kind_type) if field.required]
     raw = msgspec.msgpack.encode({field.name: samples[field.type] for field in required})
     assert isinstance(decode_detail(kind.value, raw), kind_type)
@@ -68,14 +69,18 @@ def test_kinds_and_details_belong_together_one_to_one() -> None:
 
 def test_names_of_kinds_are_the_format_and_do_not_change() -> None:
     assert sorted(kind.value for kind in Kind) == [
+        "approval.given",
         "definition.put",
         "definition.retired",
+        "event.received",
         "payload.erased",
+        "signal.received",
         "step.completed",
         "step.failed",
         "step.retrying",
         "step.skipped",
         "step.started",
+        "step.waiting",
         "timer.fired",
         "timer.set",
         "workflow.cancelled",
