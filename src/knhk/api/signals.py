@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import post
-from litestar.params import HeaderParameter, PathParameter
+from litestar.params import Body, HeaderParameter, PathParameter
 
 from knhk.api.description import problem_responses
 from knhk.domain import identifier
@@ -76,7 +76,7 @@ def signal_handlers(control: Control) -> list[Any]:
 
     @post("/workflows/{workflow_id:str}/signals", status_code=200, summary="Signal a workflow", responses=_CHANGES)
     async def signal_workflow(
-        workflow_id: WorkflowId, data: SignalBody, idempotency_key: KeyHeader = None
+        workflow_id: WorkflowId, data: Annotated[SignalBody, Body()], idempotency_key: KeyHeader = None
     ) -> SignalAnswer:
         """Gives an event to one run: to the step that waits for it, or to the next one that will."""
         number = identifier.parse(workflow_id)
@@ -98,17 +98,17 @@ def signal_handlers(control: Control) -> list[Any]:
         return await control.status(number)
 
     @post("/workflows/{workflow_id:str}/approve", status_code=200, summary="Approve a step", responses=_CHANGES)
-    async def approve_workflow(workflow_id: WorkflowId, data: ApprovalBody) -> dict[str, Any]:
+    async def approve_workflow(workflow_id: WorkflowId, data: Annotated[ApprovalBody, Body()]) -> dict[str, Any]:
         """Says yes to a step that waits for approval. The same answer of the same person again does nothing."""
         return await judged(workflow_id, data, True)
 
     @post("/workflows/{workflow_id:str}/reject", status_code=200, summary="Reject a step", responses=_CHANGES)
-    async def reject_workflow(workflow_id: WorkflowId, data: ApprovalBody) -> dict[str, Any]:
+    async def reject_workflow(workflow_id: WorkflowId, data: Annotated[ApprovalBody, Body()]) -> dict[str, Any]:
         """Says no to a step that waits for approval: it fails, or goes on if it says `on_reject: continue`."""
         return await judged(workflow_id, data, False)
 
     @post("/events", status_code=200, summary="Publish an event", responses=_EVENTS)
-    async def publish_event(data: EventBody, idempotency_key: KeyHeader = None) -> EventAnswer:
+    async def publish_event(data: Annotated[EventBody, Body()], idempotency_key: KeyHeader = None) -> EventAnswer:
         """Gives an event to every run that waits for it with this correlation, now or while it is kept."""
         done = await signals.publish(
             data.event,
