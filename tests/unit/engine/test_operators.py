@@ -46,7 +46,7 @@ async def test_a_paused_run_finishes_what_is_under_way_and_begins_nothing(house:
     shown = await house.control.status(run_id)
     assert shown["state"] == "paused"
     assert [one["state"] for one in shown["steps"]] == ["completed", "pending"]
-    assert shown["waiting_on"][0]["kind"] == "resume"
+    assert shown["waiting_on"][0]["kind"] == "paused"
     await house.control.resume(run_id, actor="test")
     assert (await house.ended(run_id)).state is RunState.COMPLETED
 
