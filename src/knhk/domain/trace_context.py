@@ -29,14 +29,22 @@ class SpanContext(NamedTuple):
         return f"00-{self.trace_id.hex()}-{self.span_id.hex()}-{'01' if self.sampled else '00'}"
 
 
+def run_ids(workflow_id: int) -> tuple[bytes, bytes]:
+    """The trace of a run, and its span from the submission to the end."""
+    digest = sha256(b"knhk.run/%d" % workflow_id).digest()
+    return digest[:TRACE_BYTES], digest[TRACE_BYTES : TRACE_BYTES + SPAN_BYTES]
+
+
 def trace_id(workflow_id: int) -> bytes:
     """The trace of a run."""
-    return sha256(b"knhk.trace/%d" % workflow_id).digest()[:TRACE_BYTES]
+    return run_ids(workflow_id)[0]
 
 
 def run_span_id(workflow_id: int, retried_at_ns: int = 0) -> bytes:
-    """The span of a run from its submission to its end; for a run that was retried later, of what came from then on."""
-    return sha256(b"knhk.run/%d/%d" % (workflow_id, retried_at_ns)).digest()[:SPAN_BYTES]
+    """The span of a run; for one that an operator retried after its end, that of what came from then on."""
+    if not retried_at_ns:
+        return run_ids(workflow_id)[1]
+    return sha256(b"knhk.retry/%d/%d" % (workflow_id, retried_at_ns)).digest()[:SPAN_BYTES]
 
 
 def attempt_span_id(workflow_id: int, step: str, attempt: int) -> bytes:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from google.protobuf.message import Message
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -39,7 +38,7 @@ class _Lane:
 
     def __init__(self, signal: Signal) -> None:
         self.signal: Signal = signal
-        self.request: Message | None = None
+        self.request: bytes | None = None
         self.count = 0
         self.not_before = 0.0
         self.pause_s = _FIRST_PAUSE_S
@@ -47,7 +46,7 @@ class _Lane:
         self.refused_until = 0.0
         self.trouble = ""
 
-    def hold(self, request: Message, count: int) -> None:
+    def hold(self, request: bytes, count: int) -> None:
         self.request, self.count = request, count
 
     def done(self) -> None:
@@ -75,6 +74,7 @@ class Exporter:
         where: str,
     ) -> None:
         self._clock, self._resource, self._connect = clock, resource, connect
+        self._encoded_resource = resource.SerializeToString()
         self._interval_s, self._families, self._where = interval_s, families, where
         self._wake = threading.Event()
         self.spans = Spans(sampling_rate, BATCH, self._wake.set)
@@ -184,17 +184,19 @@ class Exporter:
         match lane.signal:
             case "traces":
                 while lane.request is None and (happened := self.spans.fetch()):
-                    made, count = self.spans.request(happened, self._resource)
+                    made, count = self.spans.request(happened, self._encoded_resource)
                     if count and not refused:
                         lane.hold(made, count)
             case "logs":
                 while lane.request is None and (lines := self.lines.fetch()):
                     if not refused:
-                        lane.hold(otlp_logs.request(lines, self._resource, self._clock.now_ns()), len(lines))
+                        made_logs = otlp_logs.request(lines, self._resource, self._clock.now_ns())
+                        lane.hold(made_logs.SerializeToString(), len(lines))
             case "metrics":
                 measured, self._measured = self._measured, None
                 if measured is not None and not refused:
-                    lane.hold(*otlp_metrics.request(measured[0], self._resource, self._began_ns, measured[1]))
+                    points, count = otlp_metrics.request(measured[0], self._resource, self._began_ns, measured[1])
+                    lane.hold(points.SerializeToString(), count)
 
     def _send(self, sender: Sender, lane: _Lane) -> bool:
         """Send the lane's request once; whether the lane can go on."""

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from google.protobuf.message import Message
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
@@ -38,7 +37,7 @@ class NotTaken(Exception):
 class Sender(Protocol):
     """Sends one request and waits for the answer. Used by one thread."""
 
-    def send(self, signal: Signal, request: Message, timeout_s: float) -> int:
+    def send(self, signal: Signal, request: bytes, timeout_s: float) -> int:
         """How many records of the request the collector did not want. Raises TryAgain, Rejected or NotTaken."""
         ...
 
@@ -110,11 +109,9 @@ class HttpSender:
         self._errors = httpx.HTTPError
         self._client = httpx.Client(headers={**headers, "content-type": "application/x-protobuf"}, trust_env=False)
 
-    def send(self, signal: Signal, request: Message, timeout_s: float) -> int:
+    def send(self, signal: Signal, request: bytes, timeout_s: float) -> int:
         try:
-            answer = self._client.post(
-                f"{self._url}/v1/{signal}", content=request.SerializeToString(), timeout=timeout_s
-            )
+            answer = self._client.post(f"{self._url}/v1/{signal}", content=request, timeout=timeout_s)
         except self._errors as error:
             raise TryAgain(f"{type(error).__name__}: {error}"[:_LONGEST_REASON]) from None
         if answer.status_code in _HTTP_RETRYABLE:
@@ -153,10 +150,10 @@ class GrpcSender:
             *(codes.ABORTED, codes.CANCELLED, codes.OUT_OF_RANGE, codes.DATA_LOSS),
         }
 
-    def send(self, signal: Signal, request: Message, timeout_s: float) -> int:
+    def send(self, signal: Signal, request: bytes, timeout_s: float) -> int:
         service = _service(signal)
-        call = self._channel.unary_unary(
-            service.method, request_serializer=_serialized, response_deserializer=service.answer.FromString
+        call: Any = self._channel.unary_unary(
+            service.method, request_serializer=None, response_deserializer=service.answer.FromString
         )
         try:
             answer = call(request, timeout=timeout_s, metadata=self._metadata)
@@ -191,7 +188,3 @@ def _service(signal: Signal) -> _Service:
         "metrics": _Service(f"{package}.metrics.v1.MetricsService/Export", ExportMetricsServiceResponse),
         "logs": _Service(f"{package}.logs.v1.LogsService/Export", ExportLogsServiceResponse),
     }[signal]
-
-
-def _serialized(request: Message) -> bytes:
-    return request.SerializeToString()

@@ -7,36 +7,42 @@ that exports them. Nothing is kept of a run that is under way: ids follow from t
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from copy import copy
 from typing import Final, NamedTuple
-
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import KeyValue
-from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span, Status
 
 from knhk.domain import event as ev
 from knhk.domain import trace_context
-from knhk.domain.event import Event, Failure
+from knhk.domain.event import Detail, Event, Failure
 from knhk.domain.identifier import to_text
 from knhk.domain.summary import Summary
-from knhk.observability.otlp import SCOPE
+from knhk.observability import span_encoding as encoding
 
 MOST_QUEUED: Final = 32_768
 _MOST_WAITS: Final = 10_000
-_LONGEST_TEXT: Final = 1_000
-_ATTEMPTS: Final = frozenset({ev.StepCompleted, ev.StepFailed, ev.StepRetrying})
-_ENDS: Final = frozenset({ev.Completed, ev.Failed, ev.TimedOut, ev.Cancelled})
-_INTERNAL, _SERVER = Span.SPAN_KIND_INTERNAL, Span.SPAN_KIND_SERVER
+_ENDED, _BESIDES = True, False
+_KINDS: Final[dict[type[Detail], bool]] = {
+    **dict.fromkeys((ev.StepCompleted, ev.StepFailed, ev.StepRetrying, ev.TimerSet), _BESIDES),
+    **dict.fromkeys((ev.Completed, ev.Failed, ev.TimedOut, ev.Cancelled), _ENDED),
+}
+_WORKFLOW_ID: Final = encoding.TextAttribute("knhk.workflow.id")
+_WORKFLOW_NAME: Final = encoding.TextAttribute("knhk.workflow.name")
+_OF_ATTEMPTS_THAT_FAILED: Final = frozenset({ev.StepFailed, ev.StepRetrying})
 
 
-class Happened(NamedTuple):
-    """What a span is made of. `run` is a copy of the run's row where the run ended."""
+class Ended(NamedTuple):
+    """What is needed of the row of a run that ended."""
 
-    workflow_id: int
-    event: Event
-    action: str
-    run: Summary | None
+    name: str
+    state: str
+    covenant: str
+    department: str
+    submitted_at_ns: int
+    retried_at_ns: int
+    traceparent: str
+    failure: Failure | None
+
+
+Happened = tuple[int, Event, str, Ended | None]
+"""What a span is made of: workflow id, event, action, and the run where that has ended."""
 
 
 class Spans:
@@ -57,9 +63,8 @@ class Spans:
 
     def take(self, summary: Summary, event: Event, action: str) -> None:
         """Keep what becomes a span; count it as dropped if the queue is full. Never raises."""
-        kind = type(event.detail)
-        ended = kind in _ENDS
-        if not ended and kind not in _ATTEMPTS and kind is not ev.TimerSet:
+        ended = _KINDS.get(type(event.detail))
+        if ended is None:
             return
         workflow_id = summary.workflow_id
         if self._rate < 1.0 and not trace_context.is_sampled(workflow_id, self._rate, summary.covenant):
@@ -68,7 +73,7 @@ class Spans:
         if len(queue) >= MOST_QUEUED:
             self.dropped += 1
             return
-        queue.append(Happened(workflow_id, event, action, copy(summary) if ended else None))
+        queue.append((workflow_id, event, action, _ended(summary) if ended else None))
         if len(queue) == self._batch:
             self._enough()
 
@@ -77,98 +82,85 @@ class Spans:
         queue = self._queue
         return [queue.popleft() for _ in range(min(len(queue), self._batch))]
 
-    def request(self, happened: Sequence[Happened], resource: Resource) -> tuple[ExportTraceServiceRequest, int]:
-        """The request with the spans of what happened, and how many they are."""
-        made = ExportTraceServiceRequest()
-        part = made.resource_spans.add()
-        part.resource.CopyFrom(resource)
-        spans = part.scope_spans.add()
-        spans.scope.CopyFrom(SCOPE)
-        traces: dict[int, tuple[bytes, bytes]] = {}
+    def request(self, happened: Sequence[Happened], resource: bytes) -> tuple[bytes, int]:
+        """An encoded ExportTraceServiceRequest with the spans of what happened, and how many they are."""
+        made: list[bytes] = []
+        runs: dict[int, _RunIds] = {}
         for one in happened:
-            ids = traces.get(one.workflow_id)
+            workflow_id, event, action, run = one
+            ids = runs.get(workflow_id)
             if ids is None:
-                ids = trace_context.trace_id(one.workflow_id), trace_context.run_span_id(one.workflow_id)
-                traces[one.workflow_id] = ids
-            if one.run is not None:
-                _add_run(spans, one, one.run, ids)
-            else:
-                self._add_attempt(spans, one, ids)
-        return made, len(spans.spans)
+                ids = runs[workflow_id] = _ids_of(workflow_id)
+            if run is not None:
+                made.append(_run(workflow_id, event, run, ids))
+            elif (began_ns := self._began_ns(workflow_id, event)) is not None:
+                made.append(_attempt(workflow_id, event, action, began_ns, ids))
+        return encoding.request(made, resource), len(made)
 
-    def _add_attempt(self, spans: ScopeSpans, one: Happened, ids: tuple[bytes, bytes]) -> None:
-        event = one.event
-        failure: Failure | None = None
+    def _began_ns(self, workflow_id: int, event: Event) -> int | None:
+        """When the attempt began that has ended; None if what happened is the beginning of a wait."""
         match event.detail:
-            case ev.StepCompleted(started_at_ns):
-                began = started_at_ns or self._waits.pop((one.workflow_id, event.step), event.at_ns)
-            case ev.StepFailed(failure, began) | ev.StepRetrying(failure, started_at_ns=began):
-                pass
+            case ev.StepCompleted(began_ns) if began_ns:
+                return began_ns
+            case ev.StepCompleted():
+                return self._waits.pop((workflow_id, event.step), event.at_ns)
             case ev.TimerSet():
-                self._waits[one.workflow_id, event.step] = event.at_ns
+                self._waits[workflow_id, event.step] = event.at_ns
                 if len(self._waits) > _MOST_WAITS:
                     self._waits.popitem(last=False)
-                return
+                return None
+            case ev.StepFailed(started_at_ns=began_ns) | ev.StepRetrying(started_at_ns=began_ns):
+                return began_ns or event.at_ns
             case _:
-                return
-        span = spans.spans.add(
-            trace_id=ids[0],
-            span_id=trace_context.attempt_span_id(one.workflow_id, event.step, event.attempt),
-            parent_span_id=ids[1],
-            name=event.step,
-            kind=_INTERNAL,
-            start_time_unix_nano=began or event.at_ns,
-            end_time_unix_nano=event.at_ns,
-        )
-        attributes = span.attributes
-        attributes.add(key="knhk.workflow.id").value.string_value = to_text(one.workflow_id)
-        if one.action:
-            attributes.add(key="knhk.action").value.string_value = one.action
-        attributes.add(key="knhk.step.attempt").value.int_value = event.attempt
-        if failure is not None:
-            _add_failure(span, failure)
+                return None
 
 
-def _add_run(spans: ScopeSpans, one: Happened, run: Summary, ids: tuple[bytes, bytes]) -> None:
-    """The run's span: from the submission to the end, or for one that was retried, below it and from the retry on."""
-    retried = run.retried_at_ns
-    span = spans.spans.add(
-        trace_id=ids[0],
-        span_id=trace_context.run_span_id(one.workflow_id, retried) if retried else ids[1],
-        parent_span_id=ids[1] if retried else b"",
-        name=f"{run.name} (retried)" if retried else run.name,
-        kind=_SERVER,
-        start_time_unix_nano=retried or run.submitted_at_ns or one.event.at_ns,
-        end_time_unix_nano=one.event.at_ns,
+def _ended(run: Summary) -> Ended:
+    """Copied, because the row goes on changing."""
+    return Ended(
+        run.name,
+        run.state,
+        run.covenant,
+        run.department,
+        run.submitted_at_ns,
+        run.retried_at_ns,
+        run.traceparent,
+        run.failure,
     )
-    attributes = span.attributes
-    for key, value in (
-        ("knhk.workflow.id", to_text(one.workflow_id)),
-        ("knhk.workflow.name", run.name),
-        ("knhk.workflow.state", run.state),
-        ("knhk.covenant", run.covenant),
-        ("knhk.department", run.department),
-    ):
-        if value:
-            attributes.add(key=key).value.string_value = value
+
+
+class _RunIds(NamedTuple):
+    trace_id: bytes
+    span_id: bytes
+    attribute: bytes
+
+
+def _ids_of(workflow_id: int) -> _RunIds:
+    text = _WORKFLOW_ID.of(to_text(workflow_id))
+    return _RunIds(*trace_context.run_ids(workflow_id), text)
+
+
+def _attempt(workflow_id: int, event: Event, action: str, began_ns: int, ids: _RunIds) -> bytes:
+    span_id = trace_context.attempt_span_id(workflow_id, event.step, event.attempt)
+    parts = ids.attribute + encoding.attempt_parts(event.step, action, event.attempt)
+    if type(event.detail) in _OF_ATTEMPTS_THAT_FAILED:
+        parts += encoding.failure_parts(event.detail.failure)  # type: ignore[union-attr]
+    return encoding.span(ids.trace_id, span_id, ids.span_id, began_ns, event.at_ns, parts)
+
+
+def _run(workflow_id: int, event: Event, run: Ended, ids: _RunIds) -> bytes:
+    """The run's span: from the submission to the end, or for one that was retried, below it and from the retry on."""
+    parts = ids.attribute + _WORKFLOW_NAME.of(run.name)
+    parts += encoding.run_parts(run.state, run.covenant, run.department)
+    if run.failure is not None:
+        parts += encoding.failure_parts(run.failure)
+    retried_ns = run.retried_at_ns
+    if retried_ns:
+        again = trace_context.run_span_id(workflow_id, retried_ns)
+        name = encoding.name_of(f"{run.name} (retried)")
+        return encoding.span(ids.trace_id, again, ids.span_id, retried_ns, event.at_ns, name, parts)
     submitter = trace_context.parse(run.traceparent) if run.traceparent else None
     if submitter is not None:
-        span.links.add(
-            trace_id=submitter.trace_id,
-            span_id=submitter.span_id,
-            flags=int(submitter.sampled),
-            attributes=[_link_kind()],
-        )
-    if run.failure is not None:
-        _add_failure(span, run.failure)
-
-
-def _link_kind() -> KeyValue:
-    made = KeyValue(key="knhk.link")
-    made.value.string_value = "submitter"
-    return made
-
-
-def _add_failure(span: Span, failure: Failure) -> None:
-    span.status.CopyFrom(Status(code=Status.STATUS_CODE_ERROR, message=failure.message[:_LONGEST_TEXT]))
-    span.attributes.add(key="error.type").value.string_value = failure.code
+        parts += encoding.link_parts(submitter)
+    began_ns = run.submitted_at_ns or event.at_ns
+    return encoding.span(ids.trace_id, ids.span_id, b"", began_ns, event.at_ns, encoding.name_of(run.name), parts)

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from knhk.domain import event as ev
@@ -26,7 +29,10 @@ def feed(spans: Spans, workflow_id: int, events: Iterable[Event], **submitted: s
 
 
 def fetched(spans: Spans) -> list[Span]:
-    made, count = spans.request(spans.fetch(), resource("node", "host"))
+    raw, count = spans.request(spans.fetch(), resource("node", "host").SerializeToString())
+    made = ExportTraceServiceRequest.FromString(raw)
+    assert attributes(made.resource_spans[0].resource)["service.name"] == "knhk"
+    assert made.resource_spans[0].scope_spans[0].scope.name == "knhk"
     found = list(made.resource_spans[0].scope_spans[0].spans)
     assert len(found) == count
     return found
@@ -115,3 +121,30 @@ def test_waits_that_nobody_ends_are_bounded(monkeypatch: pytest.MonkeyPatch) -> 
         feed(spans, workflow_id, [Event(120, ev.TimerSet(500), step="a", attempt=1)])
     assert fetched(spans) == []
     assert len(spans._waits) == 10
+
+
+@given(
+    st.integers(0, (1 << 63) - 1),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=300),
+    st.integers(1, 1 << 31),
+    st.integers(1, (1 << 63) - 1),
+)
+def test_any_names_and_numbers_arrive_as_they_were(workflow_id: int, text: str, attempt: int, at_ns: int) -> None:
+    spans = Spans(1.0, 100, lambda: None)
+    events = [
+        Event(at_ns, ev.StepFailed(Failure("KNHK-X", text), at_ns), step=text, attempt=attempt),
+        Event(at_ns, ev.Failed(Failure("KNHK-X", text))),
+    ]
+    summary = Summary(workflow_id, name=text, department=text, submitted_at_ns=1)
+    for event in events:
+        fold(summary, event)
+        spans.take(summary, event, text)
+    step, run = fetched(spans)
+    assert (step.name, run.name) == (text, text)
+    assert attributes(run)["knhk.workflow.name"] == text
+    assert attributes(run).get("knhk.department", "") == text == step.status.message
+    assert attributes(step).get("knhk.action", "") == text
+    assert attributes(step)["knhk.step.attempt"] == attempt
+    assert (step.start_time_unix_nano, run.start_time_unix_nano, run.end_time_unix_nano) == (at_ns, 1, at_ns)
+    assert step.kind == Span.SPAN_KIND_INTERNAL
+    assert run.kind == Span.SPAN_KIND_SERVER
