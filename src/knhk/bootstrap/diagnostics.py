@@ -18,6 +18,7 @@ from knhk.diagnostics.flight_recorder import FlightRecorder
 from knhk.diagnostics.scrubbing import Scrubber
 from knhk.diagnostics.watchdog import Watchdog
 from knhk.domain.times import rfc3339
+from knhk.monitoring.monitor import Monitor
 from knhk.observability import logs
 from knhk.observability.logs import get
 from knhk.ops.operations import Operations
@@ -41,7 +42,7 @@ class NodeDiagnostics:
         scrub = Scrubber(secrets_of(loaded, os.environ))
         self.recorder = FlightRecorder(settings.path, settings.log_size_bytes, scrub)
 
-    def server(self, operations: Operations, listener: socket.socket) -> ServingThread:
+    def server(self, operations: Operations, monitor: Monitor, listener: socket.socket) -> ServingThread:
         """The operations port, served by a thread of its own."""
         from knhk.ops.app import create_app
         from knhk.ops.bridge import Bridge
@@ -49,7 +50,7 @@ class NodeDiagnostics:
 
         bridge = Bridge(
             self._loop,
-            create_app(operations),
+            create_app(operations, monitor),
             fallback=create_app(operations),
             debug=create_debug_app(self),
             blocked=lambda: self.blocked,

@@ -4,9 +4,10 @@ from knhk.bootstrap import observability
 from knhk.bootstrap.node import Node
 from knhk.bootstrap.protection import NodeProtection
 from knhk.bootstrap.recovery import NodeRecovery
+from knhk.monitoring.monitor import Monitor
 from knhk.ports.duty import Duty
 
 
-def duties_of(node: Node, recovery: NodeRecovery, protection: NodeProtection) -> list[Duty]:
+def duties_of(node: Node, recovery: NodeRecovery, protection: NodeProtection, monitor: Monitor) -> list[Duty]:
     """Every room that works by itself beside the runs adds its duties here."""
-    return [*observability.duties(node), *recovery.duties, *protection.duties]
+    return [*observability.duties(node), *recovery.duties, *protection.duties, monitor]

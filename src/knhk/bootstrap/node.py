@@ -15,6 +15,7 @@ from knhk.domain.errors import InvalidConfiguration
 from knhk.engine.service import Engine, Settings
 from knhk.engine.workers import WorkerLimits
 from knhk.observability.metrics import Metrics
+from knhk.observability.uptime import Uptime
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.platform.clock import SystemClock
 from knhk.platform.ids import SnowflakeIds
@@ -35,6 +36,7 @@ class Node:
         self.store = open_store(config)
         self.signer = Ed25519Signer.load_or_create(config.persistence.key_path, self.clock.now_ns())
         self.metrics = Metrics()
+        self.uptime = Uptime(self.store, self.clock)
         self.folds: list[Fold] = [self.metrics]
         """What sees every committed event. Duties may add theirs before the start."""
         self.engine = Engine(

@@ -11,8 +11,8 @@ from knhk import __version__
 from knhk.bootstrap.diagnostics import NodeDiagnostics
 from knhk.bootstrap.node import Node
 from knhk.bootstrap.recovery import NodeRecovery
+from knhk.monitoring.monitor import Monitor
 from knhk.observability.readings import OK, Readings
-from knhk.observability.uptime import Uptime
 from knhk.ports.duty import Duty
 
 _DRIFT_S: Final = 5.0
@@ -28,10 +28,11 @@ class NodeOperations:
         recovery: NodeRecovery,
         stopping: asyncio.Event,
         diagnostics: NodeDiagnostics,
+        monitor: Monitor,
     ) -> None:
         self._node, self._recovery, self._stopping = node, recovery, stopping
         self._diagnostics, self._duties = diagnostics, (*duties, diagnostics.watchdog)
-        self.uptime = Uptime(node.store, node.clock)
+        monitor.checks = self._checks
         self.started = False
         node.metrics.connect(self._readings())
         diagnostics.checks = self._checks
@@ -43,7 +44,7 @@ class NodeOperations:
 
     @property
     def uptime_s(self) -> float:
-        return self.uptime.seconds
+        return self._node.uptime.seconds
 
     @property
     def halted(self) -> str | None:
@@ -105,7 +106,7 @@ class NodeOperations:
             store=store.statistics,
             store_histograms=store.histograms,
             projection_lag=lambda: max(0, engine.committer.height - engine.projector.cursor),
-            uptime_percentage=self.uptime.percentage,
+            uptime_percentage=self._node.uptime.percentage,
             steps_running=lambda: engine.executor.running,
             steps_waiting=lambda: engine.executor.waiting,
             free_bytes=store.free_bytes,

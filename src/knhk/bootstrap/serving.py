@@ -12,6 +12,7 @@ from typing import Final
 from knhk import __version__
 from knhk.bootstrap.diagnostics import NodeDiagnostics
 from knhk.bootstrap.duties import duties_of
+from knhk.bootstrap.monitoring import monitor_of
 from knhk.bootstrap.node import Node, run_async
 from knhk.bootstrap.operations import NodeOperations
 from knhk.bootstrap.protection import NodeProtection
@@ -57,10 +58,11 @@ async def _serve(loaded: Loaded) -> int:
     node = Node(config)
     recovery = NodeRecovery(node)
     protection = NodeProtection(node)
-    duties = duties_of(node, recovery, protection)
+    monitor = monitor_of(node)
+    duties = duties_of(node, recovery, protection, monitor)
     diagnostics = NodeDiagnostics(loaded, node)
-    operations = NodeOperations(node, duties, recovery, stopping, diagnostics)
-    operations_server = diagnostics.server(operations, operations_socket)
+    operations = NodeOperations(node, duties, recovery, stopping, diagnostics, monitor)
+    operations_server = diagnostics.server(operations, monitor, operations_socket)
     route = SubmitRoute(node.engine.control, config.api.max_body_bytes)
     workers = config.workers
     further = [
@@ -74,7 +76,7 @@ async def _serve(loaded: Loaded) -> int:
         await diagnostics.start(_address(api_socket), _address(operations_socket))
         await operations_server.start()
         await node.start()
-        await operations.uptime.start()
+        await node.uptime.start()
         for duty in duties:
             await duty.start()
         await api_server.start()
@@ -93,7 +95,7 @@ async def _serve(loaded: Loaded) -> int:
         await api_server.stop()
         for duty in reversed(duties):
             await duty.stop()
-        await operations.uptime.stop()
+        await node.uptime.stop()
         await node.stop()
         await operations_server.stop()
         log.info("stopped")

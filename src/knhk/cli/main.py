@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 from knhk.cli import (
     actions,
+    alerts,
     backup,
     debug,
     definition,
@@ -79,6 +80,8 @@ app.add_typer(receipts.app)
 app.add_typer(erase.app)
 app.add_typer(keys.app)
 app.add_typer(logs.app)
+app.add_typer(alerts.app)
+app.add_typer(alerts.sla_app)
 app.add_typer(actions.app)
 app.add_typer(diagnostics.app)
 app.add_typer(trace.app)

@@ -22,7 +22,6 @@ ABSENT: Final = (
     Absent(("platform.enable_learning", "learning"), "nothing is learned or tuned"),
     Absent(("platform.enable_cost_tracking", "cost_tracking"), "no costs are counted and no budget is watched"),
     Absent(("persistence.retention_days",), "finished workflows are kept for ever"),
-    Absent(("monitoring",), "no service level is watched and no alert is sent"),
     Absent(("auth",), "callers are not authenticated, so let only trusted ones reach the ports"),
     Absent(("audit",), "no audit log is written"),
     Absent(("tls",), "connections are plain HTTP, so put a proxy in front that encrypts them"),

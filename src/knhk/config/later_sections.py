@@ -5,39 +5,12 @@
 
 from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr
 
 from knhk.config.values import Duration, Location, Section
 from knhk.domain.units import MINUTE
 
 AuditEvent = Literal["workflow_submit", "workflow_delete", "config_change", "user_login", "api_access"]
-
-
-class AlertChannel(Section):
-    """One receiver of alerts: what is needed depends on its type."""
-
-    type: Literal["pagerduty", "slack", "email"]
-    service_key: SecretStr | None = None
-    webhook_url: SecretStr | None = None
-    addresses: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _complete(self) -> "AlertChannel":
-        key = {"pagerduty": "service_key", "slack": "webhook_url", "email": "addresses"}[self.type]
-        if not getattr(self, key):
-            raise ValueError(f"a channel of type {self.type} needs {key}")
-        return self
-
-
-class Monitoring(Section):
-    """The service level and who hears when it is missed."""
-
-    sla_target: float = Field(default=99.99, gt=0, le=100, description="Availability to hold, in percent.")
-    alert_channels: tuple[AlertChannel, ...] = Field(
-        default=(),
-        description="Receivers of alerts: `type: pagerduty` with `service_key`, `type: slack` with `webhook_url`, "
-        "or `type: email` with `addresses`.",
-    )
 
 
 class Scaling(Section):

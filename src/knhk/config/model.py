@@ -7,7 +7,8 @@ from pydantic_core import PydanticCustomError
 
 from knhk.config.actions_section import Actions
 from knhk.config.diagnostics_section import Diagnostics
-from knhk.config.later_sections import Audit, Auth, Cluster, CostTracking, Learning, Monitoring, Scaling, Tls
+from knhk.config.later_sections import Audit, Auth, Cluster, CostTracking, Learning, Scaling, Tls
+from knhk.config.monitoring_section import Monitoring
 from knhk.config.recovery_section import Recovery
 from knhk.config.sections import Api, Observability, Persistence, Platform
 from knhk.config.values import Section

@@ -82,13 +82,15 @@ class Projector:
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
-        self.cursor = self.written = -1
+        self.cursor = self.written = self.began = -1
+        self.at_rest = True
+        """Whether the folds have seen exactly what is up to `cursor`; `began` is where it stood at the start."""
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self.failed: BaseException | None = None
 
     async def start(self) -> None:
         """Begin where the stored rows end."""
-        self.cursor = self.written = await self._projections.cursor(FOLD)
+        self.cursor = self.written = self.began = await self._projections.cursor(FOLD)
         self._task = asyncio.create_task(self._work(), name="projector")
         self._news.set()
 
@@ -165,6 +167,7 @@ class Projector:
                 self.cursor += 1
 
     async def _take(self, workflow_id: int, events: Sequence[Event], plan: Plan | None, changes: _Changes) -> None:
+        self.at_rest = False
         first = events[0].detail
         if isinstance(first, RecordDetail):
             await self._take_record(workflow_id, events, changes)
@@ -223,6 +226,7 @@ class Projector:
                 written[state_key(summary.state, workflow_id)] = b""
         await self._patiently(self._projections.store, FOLD, written, self.cursor)
         self.written = self.cursor
+        self.at_rest = True
         if self._waiting:
             self._tell(self.written)
 

@@ -98,10 +98,10 @@ class Uptime:
         self._task = None
         await self._sign_of_life()
 
-    def percentage(self) -> float:
-        """Uptime over the window, in percent, the running process included."""
+    def percentage(self, window_ns: int = WINDOW_NS) -> float:
+        """Uptime over a window, in percent, the running process included."""
         now_ns = self._clock.now_ns()
-        return uptime_percentage([*self._earlier, Lifetime(self._started_at_ns, now_ns)], now_ns)
+        return uptime_percentage([*self._earlier, Lifetime(self._started_at_ns, now_ns)], now_ns, window_ns)
 
     @property
     def seconds(self) -> float:

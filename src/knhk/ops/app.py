@@ -13,7 +13,8 @@ from litestar.exceptions import HTTPException
 from knhk.domain.errors import Conflict, KnhkError, PayloadTooLarge, Refused, Unavailable
 from knhk.domain.problems import INTERNAL, MEDIA_TYPE, problem_of, problem_of_status, retry_after
 from knhk.observability.logs import get as get_log
-from knhk.ops import log_level
+from knhk.ops import alerting, log_level
+from knhk.ops.alerting import Alerting
 from knhk.ops.operations import Operations, all_rooms, status_of
 
 _MOST_BODY_BYTES: Final = 64 << 10
@@ -25,14 +26,15 @@ _OTHER_SITE: Final = "Call it from a shell, or from a page that this server has 
 AnyRequest = Request[Any, Any, Any]
 
 
-def create_app(operations: Operations) -> Litestar:
-    """The application on port 9090."""
+def create_app(operations: Operations, alerts: Alerting | None = None) -> Litestar:
+    """The application on port 9090; `alerts` adds the routes of the service level and the alerts."""
     return Litestar(
         route_handlers=[
             *_health_handlers(operations),
             _metrics_handler(operations),
             *_action_handlers(operations),
             *log_level.handlers(),
+            *(alerting.handlers(alerts) if alerts is not None else ()),
         ],
         openapi_config=None,
         before_request=guard,

@@ -344,7 +344,8 @@ def test_secrets_are_never_shown(tmp_path: Path) -> None:
     assert rows["observability.endpoint"].value == "http://u:********@host"
     assert rows["cost_tracking.pricing_model"].value == "********"
     assert rows["monitoring.alert_channels"].value == (
-        "[{type: email, addresses: [********, shown]}, {type: slack, webhook_url: ********}]"
+        "[{type: email, addresses: [********, shown], severity: warning}, "
+        "{type: slack, webhook_url: ********, severity: warning}]"
     )
     assert rows["platform.workflow_timeout"].value == "5m"
     assert rows["persistence.min_free"].value == "64MB"

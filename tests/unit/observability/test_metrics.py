@@ -14,9 +14,16 @@ from knhk.domain import event as ev
 from knhk.domain.event import AnyDetail, Event, Failure
 from knhk.domain.histogram import SHORT_S, Histogram
 from knhk.domain.summary import Summary, fold
+from knhk.monitoring.delivery import HttpClient
+from knhk.monitoring.incidents import Audience, Ledger
+from knhk.monitoring.monitor import Monitor
+from knhk.monitoring.service_level import ServiceLevel, Targets
+from knhk.observability.exporter import Exporter
 from knhk.observability.interpreter import Interpreter
 from knhk.observability.metrics import MOST_ACTIONS, MOST_DEPARTMENTS, Metrics
+from knhk.observability.otlp import resource
 from knhk.observability.readings import Readings, memory_limit_bytes
+from knhk.persistence.memory import MemoryStore
 from knhk.platform.clock import SystemClock
 
 FAILURE = Failure("KNHK-X", "it broke")
@@ -75,6 +82,38 @@ def readings(**changes: Any) -> Readings:
         "uptime_percentage": lambda: 99.5,
     }
     return Readings(**(given | changes))
+
+
+def exporter(clock: SystemClock) -> Exporter:
+    return Exporter(
+        clock,
+        resource("node", "host"),
+        lambda: pytest.fail("not to be used"),
+        interval_s=1,
+        sampling_rate=1.0,
+        families=tuple,
+        where="nowhere",
+    )
+
+
+def monitor(clock: SystemClock) -> Monitor:
+    level = ServiceLevel(clock, Targets(0.999, 0.999, 0.99, 1.0, 1, 1.0), lambda _window_ns: 100.0)
+    level.history.add(clock.now_ns(), failed=False, slow=False, seconds=0.1)
+    store = MemoryStore()
+    channel = SimpleNamespace(audience=Audience("slack"), kind="slack")
+    return Monitor(
+        clock,
+        level,
+        Ledger(cooldown_ns=0, resolve_after_ns=0),
+        [channel],  # type: ignore[list-item]
+        HttpClient(),
+        node="node",
+        interval_s=1,
+        projections=store,
+        journal=store,
+        partition=0,
+        progress=SimpleNamespace(began=-1, cursor=-1, at_rest=True),
+    )
 
 
 def test_runs_are_counted_by_end_and_department() -> None:
@@ -222,7 +261,10 @@ def test_every_name_is_documented() -> None:
     text = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"`((?:knhk|process)_[a-z_]+)", text))
     metrics = Metrics()
-    metrics.show("interpreter", Interpreter(SystemClock()).families)
+    clock = SystemClock()
+    metrics.show("interpreter", Interpreter(clock).families)
+    metrics.show("telemetry", exporter(clock).families)
+    metrics.show("monitoring", monitor(clock).families)
     metrics.connect(
         readings(
             store=dict,

@@ -1,0 +1,1 @@
+"""Whether the service keeps what was promised: objectives, error budgets, and who hears when it does not."""

@@ -1,0 +1,204 @@
+"""What is known of the service level: a fold of how runs ended, kept over restarts, and what it means.
+
+The rows are stored with the height of the last block in them. What was committed after that, and before the fold began
+to see events, is read from the journal at the start, so that every end is counted once, whatever was killed when.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple, Protocol
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from knhk.domain import event as ev
+from knhk.domain.event import Event
+from knhk.domain.histogram import quantile
+from knhk.domain.identifier import at_ms
+from knhk.domain.summary import Summary
+from knhk.monitoring import objectives as slo
+from knhk.monitoring.history import BOUNDS_S, HOURS_KEPT, MINUTES_KEPT, Bucket, History, prefixes
+from knhk.monitoring.objectives import Measured, Objective
+from knhk.ports.environment import Clock
+from knhk.ports.journal import Journal
+from knhk.ports.storage import Projections
+
+FOLD: Final = "service_level"
+MOST_MADE_UP: Final = 100_000
+"""So many blocks are read again at most; a longer gap is left as it is."""
+_PAGE: Final = 64
+_BAD: Final = frozenset({ev.Failed, ev.TimedOut})
+_ENDS: Final = frozenset({ev.Completed, ev.Failed, ev.TimedOut})
+_PERCENT: Final = 100.0
+_SUMS_HOLD_NS: Final = 5_000_000_000
+
+
+class Targets(NamedTuple):
+    """What is promised. `availability` and `success` are shares (0 to 1); so is `latency` of runs within `latency_s`.
+
+    `least_failures` runs must have failed, `least_down_s` seconds been missed, before anybody is told.
+    """
+
+    availability: float
+    success: float
+    latency: float
+    latency_s: float
+    least_failures: int
+    least_down_s: float
+
+
+class Progress(Protocol):
+    """Where the projector stands: the fold has seen all blocks after `began` up to `cursor` while it is `at_rest`."""
+
+    @property
+    def began(self) -> int: ...
+    @property
+    def cursor(self) -> int: ...
+    @property
+    def at_rest(self) -> bool: ...
+
+
+class ServiceLevel:
+    """A `ports.fold.Fold`, and what can be asked about it. `uptime_percentage` takes a window in nanoseconds."""
+
+    def __init__(self, clock: Clock, targets: Targets, uptime_percentage: Callable[[int], float]) -> None:
+        self._clock, self.targets, self._uptime_percentage = clock, targets, uptime_percentage
+        self.history = History()
+        self.complete = False
+        self._summed: dict[int, Bucket] = {}
+        self._summed_at_ns = 0
+        self.objectives = tuple(self._objectives())
+
+    def take(self, summary: Summary, event: Event, _action: str) -> None:
+        """Count a run that ended. What an operator cancelled is neither good nor bad."""
+        kind = type(event.detail)
+        if kind in _ENDS:
+            self._count(self.history, kind in _BAD, summary.submitted_at_ns, event.at_ns)
+
+    def _count(self, history: History, failed: bool, submitted_at_ns: int, ended_at_ns: int) -> None:
+        seconds = max(0, ended_at_ns - submitted_at_ns) / 1e9 if submitted_at_ns else 0.0
+        slow = 0 < self.targets.latency_s < seconds
+        history.add(ended_at_ns, failed=failed, slow=slow, seconds=seconds)
+
+    # -- over restarts
+
+    async def load(self, projections: Projections, journal: Journal, partition: int, progress: Progress) -> None:
+        """Take in what earlier processes stored, and what they had not stored yet. Raises Unavailable, Corrupt."""
+        earlier = History()
+        for prefix in prefixes():
+            earlier.load(await projections.rows(FOLD, prefix, limit=MINUTES_KEPT + HOURS_KEPT))
+        stored = await projections.cursor(FOLD)
+        if progress.began - stored <= MOST_MADE_UP:
+            await self._make_up(earlier, journal, partition, stored + 1, progress.began)
+        # All of it or nothing: if the store fails on the way, this is tried again from the beginning.
+        rows = earlier.rows(self._clock.now_ns())
+        self.history.load([(key, row) for key, row in rows.items() if row is not None])
+        self.complete = True
+
+    async def _make_up(self, earlier: History, journal: Journal, partition: int, height: int, last: int) -> None:
+        while height <= last:
+            blocks = await journal.blocks(partition, height, min(_PAGE, last - height + 1))
+            if not blocks:
+                return
+            for signed in blocks:
+                for sealed in await journal.block_receipts(signed):
+                    receipt = sealed.receipt()
+                    event = receipt.event()
+                    if type(event.detail) in _ENDS:
+                        # The id holds the time of the submission, which the row would have to the nanosecond.
+                        self._count(
+                            earlier, type(event.detail) in _BAD, at_ms(receipt.workflow_id) * 1_000_000, event.at_ns
+                        )
+            height += len(blocks)
+            await self._clock.sleep(0)
+
+    async def store(self, projections: Projections, progress: Progress) -> bool:
+        """Store what changed, if the fold and the projector's cursor agree just now; whether it did."""
+        if not self.complete or not progress.at_rest:
+            return False
+        cursor, rows = progress.cursor, self.history.rows(self._clock.now_ns())
+        await projections.store(FOLD, rows, cursor)
+        return True
+
+    # -- what it means
+
+    def _objectives(self) -> Iterator[Objective]:
+        targets = self.targets
+        yield Objective("availability", "The server was down", targets.availability, targets.least_down_s, self._down)
+        yield Objective("success", "Workflows fail", targets.success, targets.least_failures, self._failed)
+        if targets.latency_s > 0:
+            title = f"Workflows take longer than {targets.latency_s:g} s"
+            yield Objective("latency", title, targets.latency, targets.least_failures, self._slow)
+
+    def _down(self, window_s: int) -> Measured:
+        share = 1.0 - self._uptime_percentage(window_s * 1_000_000_000) / _PERCENT
+        return Measured(share * window_s, window_s)
+
+    def _window(self, seconds: int) -> Bucket:
+        """All that ended in the last seconds, as it was a moment ago: many ask for the same."""
+        now_ns = self._clock.now_ns()
+        if now_ns - self._summed_at_ns > _SUMS_HOLD_NS:
+            self._summed.clear()
+            self._summed_at_ns = now_ns
+        found = self._summed.get(seconds)
+        if found is None:
+            found = self._summed[seconds] = self.history.window(now_ns, seconds)
+        return found
+
+    def _failed(self, window_s: int) -> Measured:
+        found = self._window(window_s)
+        return Measured(found.failed, found.total)
+
+    def _slow(self, window_s: int) -> Measured:
+        found = self._window(window_s)
+        return Measured(found.slow, found.total)
+
+    def report(self) -> dict[str, Any]:
+        """Everything, for people and machines: percentages, seconds, and burn rates by window."""
+        windows = {}
+        for name, seconds in slo.WINDOWS.items():
+            found = self._window(seconds)
+            windows[name] = {
+                "uptime_percent": self._uptime_percentage(seconds * 1_000_000_000),
+                "workflows": found.total,
+                "failed": found.failed,
+                "error_percent": _PERCENT * found.failed / found.total if found.total else 0.0,
+                "p50_s": quantile(0.5, BOUNDS_S, found.durations),
+                "p99_s": quantile(0.99, BOUNDS_S, found.durations),
+            }
+        return {"windows": windows, "objectives": [self._shown(one) for one in self.objectives]}
+
+    def _shown(self, objective: Objective) -> dict[str, Any]:
+        return {
+            "name": objective.name,
+            "target_percent": round(objective.target * _PERCENT, 6),
+            "met": objective.measure(slo.PERIOD_S).ratio <= objective.budget,
+            "budget_left_percent": round(slo.budget_left(objective) * _PERCENT, 3),
+            "burn_rates": {window: round(slo.burn_rate(objective, window), 3) for window in slo.WINDOWS},
+        }
+
+    def families(self) -> Iterator[Metric]:
+        """The same for the metrics."""
+        target = GaugeMetricFamily("knhk_slo_target_ratio", "The share that is to be good.", labels=("slo",))
+        left = GaugeMetricFamily(
+            "knhk_slo_error_budget_remaining_ratio", "Share of the 30 days' error budget that is left.", labels=("slo",)
+        )
+        burn = GaugeMetricFamily(
+            "knhk_slo_burn_rate", "How many times too fast the error budget is used.", labels=("slo", "window")
+        )
+        for objective in self.objectives:
+            target.add_metric((objective.name,), objective.target)
+            left.add_metric((objective.name,), slo.budget_left(objective))
+            for window in slo.WINDOWS:
+                burn.add_metric((objective.name, window), slo.burn_rate(objective, window))
+        yield from (target, left, burn, self._latencies())
+
+    def _latencies(self) -> Metric:
+        family = GaugeMetricFamily(
+            "knhk_slo_latency_seconds", "Time from submission to end over a window.", labels=("quantile", "window")
+        )
+        for window in ("5m", "1h", "30d"):
+            found = self._window(slo.WINDOWS[window])
+            for share in (0.5, 0.99):
+                seconds = quantile(share, BOUNDS_S, found.durations)
+                if seconds is not None:
+                    family.add_metric((f"{share:g}", window), seconds)
+        return family
