@@ -17,7 +17,7 @@ _PERCENT = 100.0
 def monitor_of(node: Node) -> Monitor:
     """The monitor, whose fold sees all that the node commits. Call it before the node starts."""
     settings, client = node.config.monitoring, HttpClient()
-    level = ServiceLevel(node.clock, _targets(settings), node.uptime.percentage)
+    level = ServiceLevel(node.clock, _targets(settings), node.uptime)
     monitor = Monitor(
         node.clock,
         level,

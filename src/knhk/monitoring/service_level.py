@@ -4,7 +4,7 @@ The rows are stored with the height of the last block in them. What was committe
 to see events, is read from the journal at the start, so that every end is counted once, whatever was killed when.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -28,6 +28,7 @@ _PAGE: Final = 64
 _BAD: Final = frozenset({ev.Failed, ev.TimedOut})
 _ENDS: Final = frozenset({ev.Completed, ev.Failed, ev.TimedOut})
 _PERCENT: Final = 100.0
+_SECOND_NS: Final = 1_000_000_000
 _SUMS_HOLD_NS: Final = 5_000_000_000
 
 
@@ -56,11 +57,19 @@ class Progress(Protocol):
     def at_rest(self) -> bool: ...
 
 
-class ServiceLevel:
-    """A `ports.fold.Fold`, and what can be asked about it. `uptime_percentage` takes a window in nanoseconds."""
+class Alive(Protocol):
+    """How much of a window (in nanoseconds) a process was alive."""
 
-    def __init__(self, clock: Clock, targets: Targets, uptime_percentage: Callable[[int], float]) -> None:
-        self._clock, self.targets, self._uptime_percentage = clock, targets, uptime_percentage
+    def percentage(self, window_ns: int) -> float: ...
+
+    def down_seconds(self, window_ns: int) -> float: ...
+
+
+class ServiceLevel:
+    """A `ports.fold.Fold`, and what can be asked about it."""
+
+    def __init__(self, clock: Clock, targets: Targets, uptime: Alive) -> None:
+        self._clock, self.targets, self._uptime = clock, targets, uptime
         self.history = History()
         self.complete = False
         self._summed: dict[int, Bucket] = {}
@@ -129,8 +138,8 @@ class ServiceLevel:
             yield Objective("latency", title, targets.latency, targets.least_failures, self._slow)
 
     def _down(self, window_s: int) -> Measured:
-        share = 1.0 - self._uptime_percentage(window_s * 1_000_000_000) / _PERCENT
-        return Measured(share * window_s, window_s)
+        # Of the whole window, however young the node is: a restart in its first minutes uses no more of the month.
+        return Measured(self._uptime.down_seconds(window_s * _SECOND_NS), window_s)
 
     def _window(self, seconds: int) -> Bucket:
         """All that ended in the last seconds, as it was a moment ago: many ask for the same."""
@@ -157,7 +166,7 @@ class ServiceLevel:
         for name, seconds in slo.WINDOWS.items():
             found = self._window(seconds)
             windows[name] = {
-                "uptime_percent": self._uptime_percentage(seconds * 1_000_000_000),
+                "uptime_percent": self._uptime.percentage(seconds * _SECOND_NS),
                 "workflows": found.total,
                 "failed": found.failed,
                 "error_percent": _PERCENT * found.failed / found.total if found.total else 0.0,

@@ -35,12 +35,18 @@ def uptime_percentage(lifetimes: Iterable[Lifetime], now_ns: int, window_ns: int
     From 0 to 100; 100 if there is nothing to look at. Lifetimes may overlap and come in any order; what lies after
     `now_ns` does not count.
     """
+    alive_ns, counted_ns = lived(lifetimes, now_ns, window_ns)
+    return 100.0 * alive_ns / counted_ns if counted_ns else 100.0
+
+
+def lived(lifetimes: Iterable[Lifetime], now_ns: int, window_ns: int = WINDOW_NS) -> tuple[int, int]:
+    """How much of the window before `now_ns`, or of the time since the first start, was lived, and how long that is."""
     ordered = sorted(lifetimes)
     if not ordered:
-        return 100.0
+        return 0, 0
     begin = max(ordered[0].started_at_ns, now_ns - window_ns)
     if begin >= now_ns:
-        return 100.0
+        return 0, 0
     alive_ns, counted_to = 0, begin
     for started_at_ns, last_alive_at_ns in ordered:
         since = max(started_at_ns, counted_to)
@@ -48,7 +54,7 @@ def uptime_percentage(lifetimes: Iterable[Lifetime], now_ns: int, window_ns: int
         if until > since:
             alive_ns += until - since
             counted_to = until
-    return 100.0 * alive_ns / (now_ns - begin)
+    return alive_ns, now_ns - begin
 
 
 def outdated(lifetimes: Iterable[Lifetime], now_ns: int) -> list[Lifetime]:
@@ -102,6 +108,12 @@ class Uptime:
         """Uptime over a window, in percent, the running process included."""
         now_ns = self._clock.now_ns()
         return uptime_percentage([*self._earlier, Lifetime(self._started_at_ns, now_ns)], now_ns, window_ns)
+
+    def down_seconds(self, window_ns: int = WINDOW_NS) -> float:
+        """How long no process was alive in a window; the time before the first start does not count."""
+        now_ns = self._clock.now_ns()
+        alive_ns, counted_ns = lived([*self._earlier, Lifetime(self._started_at_ns, now_ns)], now_ns, window_ns)
+        return (counted_ns - alive_ns) / 1e9
 
     @property
     def seconds(self) -> float:

@@ -23,6 +23,7 @@ from knhk.observability.interpreter import Interpreter
 from knhk.observability.metrics import MOST_ACTIONS, MOST_DEPARTMENTS, Metrics
 from knhk.observability.otlp import resource
 from knhk.observability.readings import Readings, memory_limit_bytes
+from knhk.observability.uptime import Uptime
 from knhk.persistence.memory import MemoryStore
 from knhk.platform.clock import SystemClock
 
@@ -97,7 +98,7 @@ def exporter(clock: SystemClock) -> Exporter:
 
 
 def monitor(clock: SystemClock) -> Monitor:
-    level = ServiceLevel(clock, Targets(0.999, 0.999, 0.99, 1.0, 1, 1.0), lambda _window_ns: 100.0)
+    level = ServiceLevel(clock, Targets(0.999, 0.999, 0.99, 1.0, 1, 1.0), Uptime(MemoryStore(), clock))
     level.history.add(clock.now_ns(), failed=False, slow=False, seconds=0.1)
     store = MemoryStore()
     channel = SimpleNamespace(audience=Audience("slack"), kind="slack")
