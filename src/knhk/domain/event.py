@@ -140,7 +140,10 @@ class StepStarted(Detail, frozen=True, gc=False):
 
 
 class StepCompleted(Detail, frozen=True, gc=False):
+    """`started_at_ns` is when the action began; `queued_ns` is how long before that the attempt waited for a place."""
+
     started_at_ns: int = 0
+    queued_ns: int = 0
 
 
 class StepFailed(Detail, frozen=True, gc=False):
@@ -148,6 +151,7 @@ class StepFailed(Detail, frozen=True, gc=False):
 
     failure: Failure
     started_at_ns: int = 0
+    queued_ns: int = 0
 
 
 class StepRetrying(Detail, frozen=True, gc=False):
@@ -156,6 +160,7 @@ class StepRetrying(Detail, frozen=True, gc=False):
     failure: Failure
     next_at_ns: int
     started_at_ns: int = 0
+    queued_ns: int = 0
 
 
 class StepSkipped(Detail, frozen=True, gc=False):

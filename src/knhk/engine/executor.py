@@ -53,6 +53,7 @@ class Attempt:
         "params",
         "path",
         "position",
+        "queued_ns",
         "started_at_ns",
         "step",
         "task",
@@ -70,6 +71,7 @@ class Attempt:
             self.frame, self.index = live.run.at(position)
             self.step, self.path = self.frame.step(self.index), self.frame.path(self.index)
         self.started_at_ns = started_at_ns
+        self.queued_ns = 0
         self.deadline_ns = 0
         self.params: Any = None
         self.task: asyncio.Task[None] | None = None
@@ -216,6 +218,8 @@ class Executor:
         while self._waiting and len(self._running) < self._max_concurrent:
             attempt, action, invocation = self._waiting.popleft()
             if not attempt.ended:
+                now = self._clock.now_ns()
+                attempt.queued_ns, attempt.started_at_ns = now - attempt.started_at_ns, now
                 self._launch(attempt, action, invocation)
 
     async def _perform(self, attempt: Attempt, action: Action, invocation: Invocation) -> None:

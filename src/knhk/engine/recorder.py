@@ -188,7 +188,7 @@ class Recorder:
         digest = given_digest if given_raw is not None else payload.digest(raw)
         event = Event(
             self._clock.now_ns(),
-            ev.StepCompleted(started_at_ns=attempt.started_at_ns),
+            ev.StepCompleted(attempt.started_at_ns, attempt.queued_ns),
             step=attempt.path,
             attempt=attempt.number,
             input_digest=given_digest,
@@ -213,7 +213,7 @@ class Recorder:
         given, digest = self._given(live, attempt)
         event = Event(
             self._clock.now_ns(),
-            ev.StepFailed(failure, started_at_ns=attempt.started_at_ns),
+            ev.StepFailed(failure, attempt.started_at_ns, attempt.queued_ns),
             step=attempt.path,
             attempt=attempt.number,
             input_digest=digest,
@@ -234,7 +234,7 @@ class Recorder:
         given, digest = self._given(live, attempt)
         event = Event(
             now,
-            ev.StepRetrying(failure, next_at, started_at_ns=attempt.started_at_ns),
+            ev.StepRetrying(failure, next_at, attempt.started_at_ns, attempt.queued_ns),
             step=attempt.path,
             attempt=attempt.number,
             input_digest=digest,

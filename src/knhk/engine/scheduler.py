@@ -355,6 +355,7 @@ class Scheduler:
         live = attempt.live
         if attempt.ended or live.attempts.get(attempt.position) is not attempt or self._closed:
             return
+        attempt.started_at_ns = self._clock.now_ns()
         outcome = self._start(attempt)
         if outcome is not None:
             self.attempt_ended(attempt, outcome)
