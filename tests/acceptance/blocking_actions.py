@@ -22,3 +22,10 @@ async def lock(seconds: int) -> dict[str, int]:
     """Native code that keeps Python's lock: no other thread of the process can run."""
     ctypes.PyDLL(None).sleep(seconds)
     return {"seconds": seconds}
+
+
+@knhk.action("test.jump")
+async def jump(seconds: int) -> None:
+    """Somebody sets the machine's clock, as far as this process can see."""
+    real = time.time_ns
+    time.time_ns = lambda: real() + seconds * 1_000_000_000

@@ -15,6 +15,7 @@ from knhk.bootstrap.node import Node
 from knhk.config import Loaded, redacted, secrets_of
 from knhk.diagnostics import memory, resources, sampler, stacks
 from knhk.diagnostics.flight_recorder import FlightRecorder
+from knhk.diagnostics.progress import Moment, Progress
 from knhk.diagnostics.scrubbing import Scrubber
 from knhk.diagnostics.watchdog import Watchdog
 from knhk.domain.times import rfc3339
@@ -25,6 +26,9 @@ from knhk.ops.operations import Operations
 from knhk.platform.serving import ServingThread
 
 _NS: Final = 1e9
+_NEARLY_FULL: Final = 8
+_SHARE: Final = 50
+"""The disk is nearly full below so many times `persistence.min_free`, or below this part of it."""
 
 
 class NodeDiagnostics:
@@ -39,6 +43,9 @@ class NodeDiagnostics:
         """What /health/detailed says; set once that can be asked."""
         self.remote = settings.remote
         self.watchdog = Watchdog(settings.path, settings.stall_after_ns / _NS)
+        least = max(_NEARLY_FULL * loaded.config.persistence.min_free_bytes, _total_bytes(loaded) // _SHARE)
+        self.progress = Progress(node.clock, self._moment, least)
+        self.duties = (self.watchdog, self.progress)
         scrub = Scrubber(secrets_of(loaded, os.environ))
         self.recorder = FlightRecorder(settings.path, settings.log_size_bytes, scrub)
 
@@ -73,24 +80,42 @@ class NodeDiagnostics:
         }
         self._node.metrics.show("watchdog", self.watchdog.families)
         logs.keep(self.recorder.take)
-        await self.watchdog.start()
+        self._node.metrics.show("progress", self.progress.families)
+        for duty in self.duties:
+            await duty.start()
         try:
             self.recorder.start(about)
         except OSError as error:
             get("knhk.diagnostics").warning("the flight recorder cannot write", reason=str(error))
 
     async def stop(self) -> None:
-        """End both; the last thing that a process does."""
-        await self.watchdog.stop()
+        """End; the last thing that a process does."""
+        for duty in reversed(self.duties):
+            await duty.stop()
         logs.flush()
         logs.keep_no_more(self.recorder.take)
         self.recorder.stop()
+
+    def _moment(self) -> Moment:
+        committer = self._node.engine.committer
+        return Moment(
+            commits=committer.statistics.commit_seconds.count,
+            committing=committer.busy,
+            height=committer.height,
+            projected=self._node.engine.projector.cursor,
+            free_bytes=self._node.store.free_bytes(),
+        )
 
     @property
     def blocked(self) -> str | None:
         """Why the event loop does not turn, None if it does."""
         stall = self.watchdog.stall
         return None if stall is None else str(stall)
+
+    @property
+    def stuck(self) -> str | None:
+        """Why nothing can be recorded, though no error says so: a blocked event loop, a disk that does not answer."""
+        return self.blocked or self.progress.stuck
 
     @property
     def hopeless(self) -> str | None:
@@ -146,3 +171,8 @@ class NodeDiagnostics:
 
     def collect(self) -> dict[str, Any]:
         return memory.collect(self._node.store.statistics())
+
+
+def _total_bytes(loaded: Loaded) -> int:
+    total: int = resources.of_disk(loaded.config.persistence.path)["total_bytes"]
+    return total

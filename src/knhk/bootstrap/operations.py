@@ -31,7 +31,7 @@ class NodeOperations:
         monitor: Monitor,
     ) -> None:
         self._node, self._recovery, self._stopping = node, recovery, stopping
-        self._diagnostics, self._duties = diagnostics, (*duties, diagnostics.watchdog)
+        self._diagnostics, self._duties = diagnostics, (*duties, *diagnostics.duties)
         monitor.checks = self._checks
         self.started = False
         node.metrics.connect(self._readings())
@@ -64,8 +64,8 @@ class NodeOperations:
             return False, "starting"
         if self._stopping.is_set() or self._node.engine.admission.closed:
             return False, "shutting down"
-        if self._diagnostics.blocked is not None:
-            return False, self._diagnostics.blocked
+        if (stuck := self._diagnostics.stuck) is not None:
+            return False, stuck
         trouble = self._node.engine.trouble
         return (True, "") if trouble is None else (False, trouble.message)
 

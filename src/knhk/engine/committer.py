@@ -142,6 +142,11 @@ class Committer:
         return self._open.receipts
 
     @property
+    def busy(self) -> bool:
+        """Whether a commit is under way."""
+        return self._task is not None and self._idle is None and not self._task.done()
+
+    @property
     def height(self) -> int:
         """Height of the newest block that was cut, -1 before the first."""
         return self._height

@@ -22,6 +22,8 @@ from knhk.observability.families import histogram_family
 Families = Callable[[], Iterable[Metric]]
 OK: Final = "ok"
 ABSENT: Final = "absent"
+WARNING: Final = "warning: "
+"""How a check's text begins that tells of trouble to come: everything still works."""
 _NOT_IN_A_NAME: Final = re.compile(r"[^a-zA-Z0-9_]")
 _TOTAL: Final = "_total"
 _CONTROL_GROUP: Final = Path("/sys/fs/cgroup")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
-from knhk.observability.readings import ABSENT, OK
+from knhk.observability.readings import ABSENT, OK, WARNING
 
 ROOMS: Final = ("persistence", "observability", "monitoring", "recovery", "scaling", "learning", "cost_tracking")
 HEALTHY: Final = "healthy"
@@ -51,9 +51,9 @@ class Operations(Protocol):
 
 
 def status_of(checks: Mapping[str, str], halted: str | None) -> str:
-    """`unhealthy` if nothing can be recorded, `degraded` if another room has something to say, else `healthy`."""
+    """`unhealthy` if nothing can be recorded, `degraded` if a room has something else to say, else `healthy`."""
     wrong = [room for room, text in checks.items() if text not in (OK, ABSENT)]
-    if halted is not None or _VITAL in wrong:
+    if halted is not None or (_VITAL in wrong and not checks[_VITAL].startswith(WARNING)):
         return UNHEALTHY
     return DEGRADED if wrong else HEALTHY
 
