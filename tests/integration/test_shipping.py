@@ -69,6 +69,24 @@ async def test_nothing_that_was_acknowledged_and_shipped_is_lost(house: House) -
     await house.stop()
 
 
+async def test_definitions_come_along_with_all_their_versions(house: House) -> None:
+    definitions = house.node.engine.definitions
+    await definitions.put(HELLO, actor="ada")
+    await house.shipped()
+    await definitions.put(HELLO.replace(b"second", b"other"), actor="ada")
+    await house.shipped()
+    await house.crash()
+    house.lose()
+    assert (await house.restore(place=house.config.recovery.backup_to)).report.valid
+    await house.start()
+    assert house.node.engine.corrupt == {}
+    found = await house.node.engine.definitions.get("hello")
+    assert [version.number for version in found.versions] == [1, 2]
+    assert b"other" in await house.node.engine.definitions.text(found.versions[1])
+    assert [row.name for row in (await house.node.engine.definitions.listing(after=None, limit=9))[0]] == ["hello"]
+    await house.stop()
+
+
 async def test_the_segments_alone_are_enough(house: House) -> None:
     await house.run(6)
     await house.shipped()

@@ -29,9 +29,9 @@ from knhk.engine.committer import Committer
 from knhk.engine.live import LiveRun
 from knhk.engine.plans import Plans
 from knhk.engine.projector import DEFINITIONS, FOLD, Projector, definition_key
-from knhk.engine.records import events_of, record_key, tail
+from knhk.engine.records import events_of, tail
 from knhk.ports.environment import Clock, Ids
-from knhk.ports.journal import Claim, Journal
+from knhk.ports.journal import Claim, Journal, record_key
 from knhk.ports.storage import Projections
 
 _KIND: Final = "definition"

@@ -1,11 +1,8 @@
 """Chains that are no runs: the record of one thing, such as a definition. Found by a claim, sealed like any other.
 
-A record is looked up by the claim of its key, whose first byte no client can send in an idempotency key. In memory it
-stands for no longer than its newest receipt needs to become durable.
+A record is looked up by the claim of its key (ports.journal.record_key). In memory it stands for no longer than its
+newest receipt needs to become durable.
 """
-
-from hashlib import sha256
-from typing import Final
 
 from knhk.domain.errors import ReceiptCorrupt
 from knhk.domain.event import Event
@@ -15,13 +12,6 @@ from knhk.domain.receipt import NO_HASH, ChainState
 from knhk.domain.run import Run, RunState
 from knhk.engine.live import LiveRun
 from knhk.ports.journal import Journal
-
-_MARK: Final = b"\x00"
-
-
-def record_key(kind: str, name: str) -> bytes:
-    """The digest under which a record's claim is kept."""
-    return sha256(_MARK + kind.encode() + _MARK + name.encode()).digest()
 
 
 def tail(record_id: int, plan: Plan, seq: int = 0, previous_hash: bytes = NO_HASH) -> LiveRun:

@@ -7,20 +7,22 @@ needs no key. Reads by key alone, from any thread.
 
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 
 from knhk.domain.errors import JournalCorrupt
-from knhk.domain.event import TERMINAL, Kind, Submitted, decode_detail
+from knhk.domain.event import KIND_OF, TERMINAL, Kind, RecordDetail, Submitted
 from knhk.domain.receipt import LOCKED, PRUNED, Receipt, Sealed, SignedBlock, Slice
 from knhk.persistence import receipt_rows
 from knhk.persistence.block_rows import decode_signed_block
 from knhk.persistence.cipher import Cipher
 from knhk.persistence.rocksdb_database import Database
 from knhk.persistence.rocksdb_keys import CLAIM, DESCRIPTOR, RING_KEY, block_key, run_key
+from knhk.ports.journal import record_key
 
 _OF_RUNS: Final = ("workflow", "step", "timer")
+_OF_RECORDS: Final = frozenset(KIND_OF[detail].partition(".")[0] for detail in get_args(RecordDetail))
 
 
 class BlockRows(msgspec.Struct, frozen=True, array_like=True):
@@ -77,10 +79,7 @@ def read_block(database: Database, cipher: Cipher, partition: int, height: int, 
             raise JournalCorrupt(f"block {height} of partition {partition}: receipts of wf-{part.workflow_id} are gone")
         found.receipts.append(row)
         found.payloads.append(database.get("payloads", key) or b"")
-        sealed = receipt_rows.decode(row, key, part.workflow_id, cipher)
-        _mark(found, part, sealed)
-        if part.first_seq == 0:
-            _add_first(found, database, sealed[0], shipped)
+        _add_context(found, database, part, receipt_rows.decode(row, key, part.workflow_id, cipher), shipped)
     return found
 
 
@@ -106,40 +105,48 @@ class StoredRows:
         return list(self._database.scan("keys", b"", None)), self._database.get("meta", RING_KEY) or b""
 
 
-def _mark(found: BlockRows, part: Slice, sealed: Sequence[Sealed]) -> None:
+def _add_context(
+    found: BlockRows, database: Database, part: Slice, sealed: Sequence[Sealed], shipped: set[bytes]
+) -> None:
+    """What belongs to the receipts of a slice: marks, descriptors, claims."""
     live: bool | None = None
-    for one in sealed:
+    for seq, one in enumerate(sealed, part.first_seq):
         if one.body in (LOCKED, PRUNED):
             return  # pruned: it ended long ago; locked: a server always has its keys
         kind = _KIND.decode(one.body).kind
+        family = kind.partition(".")[0]
         if kind == Kind.PAYLOAD_ERASED:
             found.erased.append(part.workflow_id)
         elif kind in TERMINAL:
             live = False
-        elif kind.partition(".")[0] in _OF_RUNS:
+        elif family in _OF_RUNS:
             live = True
+        if seq == 0 or family in _OF_RECORDS:
+            receipt = _RECEIPT.decode(one.body)
+            _add_descriptor(found, database, receipt.descriptor_digest, shipped)
+            if seq == 0 and (digest := _claimed(receipt, family)):
+                claim = database.get("index", CLAIM + digest)
+                if claim is not None:
+                    found.claims.append(claim)
     if live is not None:
         (found.live if live else found.not_live).append(part.workflow_id)
 
 
-def _add_first(found: BlockRows, database: Database, first: Sealed, shipped: set[bytes]) -> None:
-    """What came with a submission: the descriptor, and the idempotency key."""
-    if first.body in (LOCKED, PRUNED):
+def _add_descriptor(found: BlockRows, database: Database, digest: bytes, shipped: set[bytes]) -> None:
+    if not digest or digest in shipped:
         return
-    receipt = _RECEIPT.decode(first.body)
-    digest = receipt.descriptor_digest
-    if digest and digest not in shipped:
-        row = database.get("index", DESCRIPTOR + digest)
-        if row is not None:
-            shipped.add(digest)
-            found.descriptors.append((digest, row))
-    if receipt.kind != Kind.WORKFLOW_SUBMITTED:
-        return
-    detail = decode_detail(receipt.kind, receipt.detail)
-    if isinstance(detail, Submitted) and detail.idempotency_key:
-        claim = database.get("index", CLAIM + sha256(detail.idempotency_key.encode()).digest())
-        if claim is not None:
-            found.claims.append(claim)
+    row = database.get("index", DESCRIPTOR + digest)
+    if row is not None:
+        shipped.add(digest)
+        found.descriptors.append((digest, row))
+
+
+def _claimed(receipt: Receipt, family: str) -> bytes:
+    """The key digest of the claim by which a run or record is found; empty if there is none."""
+    detail = receipt.typed_detail()
+    if isinstance(detail, Submitted):
+        return sha256(detail.idempotency_key.encode()).digest() if detail.idempotency_key else b""
+    return record_key(family, detail.name) if isinstance(detail, RecordDetail) else b""
 
 
 def hashes_of(rows: BlockRows, signed: SignedBlock) -> list[bytes]:

@@ -1,5 +1,6 @@
 """Reading the journal: what is committed, by run, by block and by what must go on after a restart."""
 
+from hashlib import sha256
 from typing import Protocol
 
 import msgspec
@@ -14,6 +15,14 @@ class Claim(msgspec.Struct, frozen=True, array_like=True):
     key_digest: bytes
     workflow_id: int
     request_digest: bytes
+
+
+def record_key(kind: str, name: str) -> bytes:
+    """The digest under which the claim of a record is kept: of a chain that is no run, found by kind and name.
+
+    Its first byte is one that no client can send in an idempotency key.
+    """
+    return sha256(b"\x00" + kind.encode() + b"\x00" + name.encode()).digest()
 
 
 class Journal(Protocol):
