@@ -87,6 +87,41 @@ async def test_definitions_come_along_with_all_their_versions(house: House) -> N
     await house.stop()
 
 
+def waits_for(order: str) -> bytes:
+    return f"""\
+apiVersion: knhk/v1
+kind: Workflow
+metadata: {{name: waits}}
+spec:
+  timeout: 2h
+  steps:
+    - {{name: payment, action: wait_for, params: {{event: paid, correlate: {order}}}}}
+""".encode()
+
+
+async def test_events_that_are_kept_and_runs_that_wait_come_along(house: House) -> None:
+    hour_ns = 3600 * 10**9
+    await house.run(1, waits_for("order-1"))
+    signals = house.node.engine.signals
+    await signals.publish("paid", "order-2", {}, event_id="e2", keep_ns=hour_ns, actor="shop")
+    await house.shipped()
+    await house.crash()
+    house.lose()
+    assert (await house.restore(place=house.config.recovery.backup_to)).report.valid
+    await house.start()
+    assert house.node.engine.corrupt == {}
+    signals = house.node.engine.signals
+    again = await signals.publish("paid", "order-2", {}, event_id="e2", keep_ns=hour_ns, actor="shop")
+    assert again.event_id == "e2"
+    await signals.publish("paid", "order-1", {}, event_id="e1", keep_ns=0, actor="shop")
+    (other,) = await house.run(1, waits_for("order-2"))
+    async with asyncio.timeout(60):
+        while set((await house.states()).values()) != {"completed"}:
+            await asyncio.sleep(0.02)
+    assert (await house.node.engine.control.inspect(other))["steps"][0]["output"]["correlate"] == "order-2"
+    await house.stop()
+
+
 async def test_the_segments_alone_are_enough(house: House) -> None:
     await house.run(6)
     await house.shipped()

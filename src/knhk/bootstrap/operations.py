@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
@@ -75,6 +75,9 @@ class NodeOperations:
     async def checkpoint(self) -> tuple[Path, int]:
         snapshot = await self._recovery.snapshots.take()
         return snapshot.path, snapshot.height
+
+    async def drill(self) -> Mapping[str, Any]:
+        return await self._recovery.drills.drill()
 
     async def shutdown(self) -> None:
         self._stopping.set()

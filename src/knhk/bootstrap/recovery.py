@@ -1,5 +1,8 @@
 """Snapshots and shipping of a node, from its configuration."""
 
+import sys
+from pathlib import Path
+
 from knhk.bootstrap.node import PARTITION, Node
 from knhk.bootstrap.stores import open_store
 from knhk.config import Config
@@ -7,6 +10,7 @@ from knhk.domain.errors import InvalidConfiguration
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.platform.clock import SystemClock
 from knhk.ports.duty import Duty
+from knhk.recovery.drill_duty import DrillDuty
 from knhk.recovery.shipper import Shipper
 from knhk.recovery.snapshot_duty import SnapshotDuty
 from knhk.recovery.snapshots import Snapshot, Snapshots
@@ -16,22 +20,23 @@ from knhk.security.signing import Ed25519Signer, verify
 class NodeRecovery:
     """What a server does for the day on which its machine is lost."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, config_file: Path | None = None) -> None:
         self._is_database = bool(node.config.persistence.url)
         self.snapshots = snapshots_of(node)
         self.shipper = shipper_of(node)
+        self.drills = drills_of(node, config_file)
 
     @property
     def duties(self) -> list[Duty]:
         """What works by itself. A database has backups of its own; copies of it are made on request alone."""
         if self._is_database:
             return []
-        return [self.snapshots, *([] if self.shipper is None else [self.shipper])]
+        return [self.snapshots, *([] if self.shipper is None else [self.shipper]), self.drills]
 
     def figures(self) -> dict[str, float]:
         """For the metrics."""
         shipped = {} if self.shipper is None else self.shipper.figures()
-        return {**self.snapshots.figures(), **shipped}
+        return {**self.snapshots.figures(), **shipped, **self.drills.figures()}
 
 
 def snapshots_of(node: Node) -> SnapshotDuty:
@@ -61,6 +66,18 @@ async def snapshot_offline(config: Config) -> Snapshot:
         return await Snapshots(directory, store, store, signer, clock, config.platform.node_id).take()
     finally:
         await store.close()
+
+
+def drills_of(node: Node, config_file: Path | None) -> DrillDuty:
+    """The duty that restores backups on trial."""
+    given = [] if config_file is None else ["--config", str(config_file)]
+    command = [sys.executable, "-m", "knhk", "recover", "drill", "--output", "json", *given]
+    return DrillDuty(
+        command,
+        lambda detail: node.engine.control.propose(detail, actor="recovery"),
+        node.clock,
+        interval_ns=node.config.recovery.drill_interval_ns,
+    )
 
 
 def shipper_of(node: Node) -> Shipper | None:

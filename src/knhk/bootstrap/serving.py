@@ -56,7 +56,7 @@ async def _serve(loaded: Loaded) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     node = Node(config)
-    recovery = NodeRecovery(node)
+    recovery = NodeRecovery(node, loaded.path)
     protection = NodeProtection(node)
     monitor = monitor_of(node)
     duties = duties_of(node, recovery, protection, monitor)

@@ -1,11 +1,21 @@
 """`knhk recover`: a data directory from a snapshot or backup. Offline; the old directory is kept."""
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from knhk.cli import exit_codes
 from knhk.cli.files import read_public_key
-from knhk.cli.options import ConfigOption, DataOption, OutputOption, PublicKeyOption, load_config
+from knhk.cli.options import (
+    OPERATIONS,
+    ConfigOption,
+    DataOption,
+    OperationsOption,
+    OutputOption,
+    PublicKeyOption,
+    load_config,
+)
 from knhk.cli.output import Output, emit, note, print_fields, stdout
 from knhk.cli.store import DataDirectory, open_reader
 from knhk.cli.verdict import progress_bar
@@ -14,7 +24,7 @@ from knhk.domain.errors import InvalidInput, NotFound
 if TYPE_CHECKING:
     from knhk.config import Config
     from knhk.ports.environment import PublicKey
-    from knhk.recovery.recover import Recovered, Segments
+    from knhk.recovery.recover import OpenStore, Recovered, Segments
     from knhk.recovery.restore import Source
 
 app = typer.Typer(
@@ -25,17 +35,20 @@ app = typer.Typer(
 )
 
 
+SnapshotOption = Annotated[
+    str | None, typer.Option("--snapshot", metavar="DIR|URL", help="A snapshot, or a backup with the files in data/.")
+]
+SegmentsOption = Annotated[
+    str | None,
+    typer.Option("--segments", metavar="DIR|URL", help="Where segments are; by default recovery.backup_to."),
+]
+
+
 @app.callback()
 def recover(
     context: typer.Context,
-    snapshot: Annotated[
-        str | None,
-        typer.Option("--snapshot", metavar="DIR|URL", help="A snapshot, or a backup with the files in data/."),
-    ] = None,
-    segments: Annotated[
-        str | None,
-        typer.Option("--segments", metavar="DIR|URL", help="Where segments are; by default recovery.backup_to."),
-    ] = None,
+    snapshot: SnapshotOption = None,
+    segments: SegmentsOption = None,
     to: Annotated[
         str | None,
         typer.Option("--to", metavar="TIME", help="Up to this time, such as 2026-01-31T12:00:00Z; UTC without a zone."),
@@ -68,13 +81,106 @@ def recover(
             shipped,
             pinned=pinned,
             check=verify,
-            open_store=lambda path: open_reader(DataDirectory(path, settings.persistence)),
+            open_store=_opener(settings),
             now_ns=time.time_ns(),
             progress=progress,
         )
     emit(recovered.to_dict(), output, lambda: _print(recovered))
     for remark in recovered.remarks:
         note(f"Warning: {remark}.")
+
+
+@app.command()
+def drill(
+    context: typer.Context,
+    snapshot: SnapshotOption = None,
+    segments: SegmentsOption = None,
+    sample: Annotated[int, typer.Option("--sample", min=0, help="Fold so many runs.")] = 1000,
+    scratch: Annotated[
+        Path | None, typer.Option("--scratch", metavar="DIR", help="Where to restore to; by default beside the data.")
+    ] = None,
+    record: Annotated[
+        bool,
+        typer.Option("--record", help="Let the running server do it, and write it down as metrics and a receipt."),
+    ] = False,
+    public_key: PublicKeyOption = None,
+    operations: OperationsOption = OPERATIONS,
+    config: ConfigOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Restore the newest backup on trial, and measure RTO and RPO. Exits 1 if it cannot be restored.
+
+    Works beside a running server and changes nothing. Everything that is restored is verified, and a sample of the
+    runs is folded from its receipts.
+    """
+    if record:
+        from knhk.cli.client import Client
+
+        with Client(operations) as client:
+            shown = client.request("POST", "/drill", wait_s=24 * 3600.0)
+    else:
+        settings = load_config(config, context=context).config
+        pinned = [read_public_key(path) for path in public_key] if public_key else None
+        shown = _drilled(settings, snapshot, segments, sample, scratch, pinned)
+
+    def table() -> None:
+        print_fields((name, value) for name, value in shown.items() if name not in ("ok", "problems"))
+        for one in shown["problems"]:
+            stdout().print(f"  {one}", style="red", markup=False)
+
+    emit(shown, output, table)
+    if not shown["ok"]:
+        raise typer.Exit(exit_codes.FAILED)
+
+
+def _drilled(
+    settings: "Config",
+    snapshot: str | None,
+    segments: str | None,
+    sample: int,
+    scratch: Path | None,
+    pinned: "list[PublicKey] | None",
+) -> dict[str, Any]:
+    import os
+    import random
+    import time
+
+    from knhk.bootstrap.drills import fold_of, newest_block_ns
+    from knhk.recovery import drill as drills
+    from knhk.recovery.recover import Recovered
+    from knhk.recovery.recover import recover as do_recover
+    from knhk.security.signing import verify
+
+    data = settings.persistence.path
+    live_until_ns = newest_block_ns(settings)  # first, for what is committed during the drill is not its concern
+
+    def restore(path: Path) -> Recovered:
+        source, shipped = chosen(settings, snapshot, segments, None, pinned)
+        with progress_bar() as progress:
+            return do_recover(
+                path,
+                source,
+                shipped,
+                pinned=pinned,
+                check=verify,
+                open_store=_opener(settings),
+                now_ns=time.time_ns(),
+                progress=progress,
+            )
+
+    return drills.drill(
+        scratch or data.with_name(f"{data.name}.drill-{os.getpid()}"),
+        restore,
+        _opener(settings),
+        fold_of(settings),
+        live_until_ns=live_until_ns,
+        sample=sample,
+        rng=random.Random(),
+    ).to_dict()
+
+
+def _opener(settings: "Config") -> "OpenStore":
+    return lambda path: open_reader(DataDirectory(path, settings.persistence))
 
 
 def chosen(

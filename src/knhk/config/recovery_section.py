@@ -31,6 +31,11 @@ class Recovery(Section):
         gt=0,
         description="Longest time from a commit until it is on its way to `backup_to`.",
     )
+    drill_interval_ns: Duration = Field(
+        default=0,
+        ge=0,
+        description="Time between restore drills, which need room for a copy of the data; `0s`: on request alone.",
+    )
     max_ship_lag_ns: Duration = Field(
         default=MINUTE, gt=0, description="How long a commit may take to arrive in `backup_to` before health says so."
     )

@@ -43,6 +43,7 @@ class Kind(StrEnum):
     EVENT_RECEIVED = "event.received"
     DEFINITION_PUT = "definition.put"
     DEFINITION_RETIRED = "definition.retired"
+    RECOVERY_DRILLED = "recovery.drilled"
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -241,8 +242,25 @@ class DefinitionRetired(Detail, frozen=True, gc=False):
     reason: str = ""
 
 
-RecordDetail = DefinitionPut | DefinitionRetired | EventReceived
-"""What stands on chains that are no runs: each such chain is the record of one thing, such as a definition."""
+class RecoveryDrilled(Detail, frozen=True, gc=False):
+    """A backup was restored on trial; times in ns. RTO is how long it took, RPO how much would have been lost."""
+
+    name: str
+    source: str
+    ok: bool
+    rto_ns: int
+    rpo_ns: int
+    receipts: int
+    workflows: int
+    folded: int
+    problems: tuple[str, ...] = ()
+
+
+RecordDetail = DefinitionPut | DefinitionRetired | EventReceived | RecoveryDrilled
+"""What stands on chains that are no runs: each such chain is the record of one thing, such as one definition.
+
+It is found by the claim of `record_key` (ports/journal.py), of the family of its kind and its name (`record_name`).
+"""
 
 AnyDetail = (
     Submitted
@@ -268,6 +286,7 @@ AnyDetail = (
     | EventReceived
     | DefinitionPut
     | DefinitionRetired
+    | RecoveryDrilled
 )
 
 DETAILS: Final[dict[Kind, type[Detail]]] = {
@@ -294,7 +313,20 @@ DETAILS: Final[dict[Kind, type[Detail]]] = {
     Kind.EVENT_RECEIVED: EventReceived,
     Kind.DEFINITION_PUT: DefinitionPut,
     Kind.DEFINITION_RETIRED: DefinitionRetired,
+    Kind.RECOVERY_DRILLED: RecoveryDrilled,
 }
+
+
+def family_of(kind: str) -> str:
+    """What the kinds of one record have in common: the kind up to its dot."""
+    return kind.partition(".")[0]
+
+
+def record_name(detail: RecordDetail) -> str:
+    """The name by which the record is found, unique in its family."""
+    return detail.id if isinstance(detail, EventReceived) else detail.name
+
+
 KIND_OF: Final[dict[type[Detail], str]] = {detail: kind.value for kind, detail in DETAILS.items()}
 TERMINAL: Final = frozenset(
     {

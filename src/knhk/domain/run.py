@@ -144,6 +144,7 @@ _APPLY: Final[dict[type[ev.Detail], Callable[[Run, Event, Any], None]]] = {
     ev.EventReceived: _nothing,
     ev.DefinitionPut: _nothing,
     ev.DefinitionRetired: _nothing,
+    ev.RecoveryDrilled: _nothing,
 }
 
 

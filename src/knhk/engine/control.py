@@ -43,6 +43,7 @@ from knhk.engine.live import LiveRun
 from knhk.engine.loader import Loader
 from knhk.engine.plans import Plans
 from knhk.engine.projector import FOLD, STATE_CODES, row_key
+from knhk.engine.proposals import Proposals
 from knhk.engine.scheduler import Scheduler
 from knhk.engine.signals import Signals
 from knhk.engine.watchers import Watchers
@@ -113,6 +114,7 @@ class Control:
         definitions: Definitions,
         signals: Signals,
         inbound: Inbound,
+        proposals: Proposals,
         journal: Journal,
         projections: Projections,
         watchers: Watchers,
@@ -125,6 +127,7 @@ class Control:
         self._journal, self._projections = journal, projections
         self._watchers, self._clock, self._ids = watchers, clock, ids
         self.definitions, self.signals, self._inbound = definitions, signals, inbound
+        self.propose = proposals.propose
         self._claims: dict[bytes, Batch] = {}
 
     def validate(self, descriptor: bytes) -> Plan:

@@ -22,6 +22,7 @@ from knhk.engine.live import LiveRun
 from knhk.engine.loader import Loader
 from knhk.engine.plans import Plans
 from knhk.engine.projector import FOLD, Projector
+from knhk.engine.proposals import Proposals
 from knhk.engine.scheduler import Scheduler
 from knhk.engine.signals import Signals
 from knhk.engine.sleepers import Sleepers
@@ -122,6 +123,7 @@ class Engine:
         self.definitions = self._registered(ids)
         self.inbound = Inbound(self.committer, self.scheduler, clock)
         self.signals = self._messages(ids)
+        self.proposals = self._feedback(ids)
         self.control = self._facade(ids)
         self.corrupt: dict[int, str] = {}
         self.halted: asyncio.Future[KnhkError] | None = None
@@ -198,6 +200,17 @@ class Engine:
         self.scheduler.began_to_wait = signals.began_to_wait
         return signals
 
+    def _feedback(self, ids: Ids) -> Proposals:
+        return Proposals(
+            self.settings.partition,
+            admission=self.admission,
+            committer=self.committer,
+            plans=self.plans,
+            journal=self._journal,
+            clock=self._clock,
+            ids=ids,
+        )
+
     def _facade(self, ids: Ids) -> Control:
         return Control(
             self.settings.partition,
@@ -210,6 +223,7 @@ class Engine:
             definitions=self.definitions,
             signals=self.signals,
             inbound=self.inbound,
+            proposals=self.proposals,
             journal=self._journal,
             projections=self._projections,
             watchers=self.watchers,

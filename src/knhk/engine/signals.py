@@ -33,10 +33,10 @@ from knhk.engine.arrivals import Arrivals
 from knhk.engine.committer import OUTPUT, Committer
 from knhk.engine.inbound import Inbound
 from knhk.engine.projector import FOLD, Projector
-from knhk.engine.records import record_key, tail
+from knhk.engine.records import tail
 from knhk.engine.topic_rows import KeptEvent, kept_events, topic_of, waiting_runs
 from knhk.ports.environment import Clock, Ids
-from knhk.ports.journal import Claim, Journal
+from knhk.ports.journal import Claim, Journal, record_key
 from knhk.ports.storage import Projections
 
 LONGEST: Final = 255

@@ -1,7 +1,7 @@
 """The operations server as a Litestar application: health, readiness, metrics, checkpoint, shutdown.
 
 It has no authentication, as load balancers and Prometheus expect, so it must be reachable from the operator's network
-only. Reads what `Operations` tells; changes nothing but through `checkpoint` and `shutdown`.
+only. Reads what `Operations` tells; changes nothing but through `checkpoint`, `drill` and `shutdown`.
 """
 
 from typing import Any, Final
@@ -89,7 +89,7 @@ def _metrics_handler(operations: Operations) -> Any:
 
 
 def _action_handlers(operations: Operations) -> list[Any]:
-    under_way = False
+    under_way = drilling = False
 
     @post("/checkpoint")
     async def checkpoint() -> Response[bytes]:
@@ -104,13 +104,26 @@ def _action_handlers(operations: Operations) -> list[Any]:
             under_way = False
         return _answer({"path": str(path), "height": height}, 201)
 
+    @post("/drill")
+    async def drill() -> Response[bytes]:
+        """Restore the newest backup on trial; one at a time, in a process of its own."""
+        nonlocal drilling
+        if drilling:
+            raise Conflict("a restore drill is under way already", hint="Wait until it is done.")
+        drilling = True
+        try:
+            outcome = await operations.drill()
+        finally:
+            drilling = False
+        return _answer(dict(outcome), 200)
+
     @post("/shutdown")
     async def shutdown() -> Response[bytes]:
         """Admit nothing more, let what runs come to an end, then stop."""
         await operations.shutdown()
         return _answer({"status": "draining"}, 202)
 
-    return [checkpoint, shutdown]
+    return [checkpoint, drill, shutdown]
 
 
 def guard(request: AnyRequest) -> None:

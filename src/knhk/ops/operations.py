@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from knhk.observability.readings import ABSENT, OK, WARNING
 
@@ -43,6 +43,10 @@ class Operations(Protocol):
 
     async def checkpoint(self) -> tuple[Path, int]:
         """Write a consistent copy of the store to a new directory; the directory, and the height of its last block."""
+        ...
+
+    async def drill(self) -> Mapping[str, Any]:
+        """Restore the newest backup on trial and write down what came of it; the outcome as JSON-like data."""
         ...
 
     async def shutdown(self) -> None:

@@ -12,7 +12,7 @@ from typing import Final, get_args
 import msgspec
 
 from knhk.domain.errors import JournalCorrupt
-from knhk.domain.event import KIND_OF, TERMINAL, Kind, RecordDetail, Submitted
+from knhk.domain.event import KIND_OF, TERMINAL, Kind, RecordDetail, Submitted, family_of, record_name
 from knhk.domain.receipt import LOCKED, PRUNED, Receipt, Sealed, SignedBlock, Slice
 from knhk.persistence import receipt_rows
 from knhk.persistence.block_rows import decode_signed_block
@@ -21,8 +21,7 @@ from knhk.persistence.rocksdb_database import Database
 from knhk.persistence.rocksdb_keys import CLAIM, DESCRIPTOR, RING_KEY, block_key, run_key
 from knhk.ports.journal import record_key
 
-_OF_RUNS: Final = ("workflow", "step", "timer")
-_OF_RECORDS: Final = frozenset(KIND_OF[detail].partition(".")[0] for detail in get_args(RecordDetail))
+_OF_RECORDS: Final = frozenset(family_of(KIND_OF[detail]) for detail in get_args(RecordDetail))
 
 
 class BlockRows(msgspec.Struct, frozen=True, array_like=True):
@@ -114,12 +113,12 @@ def _add_context(
         if one.body in (LOCKED, PRUNED):
             return  # pruned: it ended long ago; locked: a server always has its keys
         kind = _KIND.decode(one.body).kind
-        family = kind.partition(".")[0]
+        family = family_of(kind)
         if kind == Kind.PAYLOAD_ERASED:
             found.erased.append(part.workflow_id)
         elif kind in TERMINAL:
             live = False
-        elif family in _OF_RUNS:
+        elif family not in _OF_RECORDS:
             live = True
         if seq == 0 or family in _OF_RECORDS:
             receipt = _RECEIPT.decode(one.body)
@@ -146,7 +145,7 @@ def _claimed(receipt: Receipt, family: str) -> bytes:
     detail = receipt.typed_detail()
     if isinstance(detail, Submitted):
         return sha256(detail.idempotency_key.encode()).digest() if detail.idempotency_key else b""
-    return record_key(family, detail.name) if isinstance(detail, RecordDetail) else b""
+    return record_key(family, record_name(detail)) if isinstance(detail, RecordDetail) else b""
 
 
 def hashes_of(rows: BlockRows, signed: SignedBlock) -> list[bytes]:

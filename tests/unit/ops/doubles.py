@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from knhk.domain.errors import KnhkError
 from knhk.observability.metrics import Metrics
@@ -42,6 +43,9 @@ class Node:
         if self.failure is not None:
             raise self.failure
         return Path("/var/lib/knhk/checkpoints/1"), 41
+
+    async def drill(self) -> Mapping[str, Any]:
+        return {"ok": True}
 
     async def shutdown(self) -> None:
         self.shutdowns += 1
