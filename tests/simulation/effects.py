@@ -13,6 +13,7 @@ from knhk.actions.registry import Action, Failed, Invocation, Outcome, Registry,
 from knhk.actions.validate import ACTION as VALIDATE
 from knhk.actions.wait import ACTION as WAIT
 from knhk.actions.wait_for import APPROVAL_ACTION, WAIT_FOR_ACTION
+from knhk.actions.workflow import ACTION as WORKFLOW
 from knhk.domain.plan import ActionTraits
 
 
@@ -51,7 +52,7 @@ class Effects:
     def registry(self) -> Registry:
         """A registry with these actions and the built-in ones, http aside."""
         registry = Registry()
-        for action in (FAIL, PROCESS, VALIDATE, WAIT, WAIT_FOR_ACTION, APPROVAL_ACTION):
+        for action in (FAIL, PROCESS, VALIDATE, WAIT, WAIT_FOR_ACTION, APPROVAL_ACTION, WORKFLOW):
             registry.register(action)
         registry.register(Action(ActionTraits("effect", pure=False), "async", self._effect, __name__))
         registry.register(Action(ActionTraits("think", pure=True), "async", self._think, __name__))

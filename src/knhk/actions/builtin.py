@@ -7,5 +7,6 @@ from knhk.actions.validate import ACTION as VALIDATE
 from knhk.actions.wait import ACTION as WAIT
 from knhk.actions.wait_for import APPROVAL_ACTION as APPROVAL
 from knhk.actions.wait_for import WAIT_FOR_ACTION as WAIT_FOR
+from knhk.actions.workflow import ACTION as WORKFLOW
 
-__all__ = ["APPROVAL", "FAIL", "HTTP", "PROCESS", "VALIDATE", "WAIT", "WAIT_FOR"]
+__all__ = ["APPROVAL", "FAIL", "HTTP", "PROCESS", "VALIDATE", "WAIT", "WAIT_FOR", "WORKFLOW"]

@@ -73,6 +73,15 @@ class WaitFor(msgspec.Struct, frozen=True):
     required: int = 1
     on_reject: str = "fail"
     message: str = ""
+    child: int = 0
+
+
+class StartWorkflow(msgspec.Struct, frozen=True):
+    """The step starts a child workflow from a definition and waits for its end."""
+
+    name: str
+    version: str
+    inputs: Mapping[str, Any]
 
 
 class Cancelled(msgspec.Struct, frozen=True):
@@ -100,7 +109,7 @@ class Enter(msgspec.Struct, frozen=True):
     not_before_ns: int = 0
 
 
-Outcome = Succeeded | Failed | RetryLater | WaitUntil | WaitFor | Cancelled | Enter
+Outcome = Succeeded | Failed | RetryLater | WaitUntil | WaitFor | StartWorkflow | Cancelled | Enter
 
 
 class ChildResult(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from knhk.actions.registry import (
     Invocation,
     Outcome,
     RetryLater,
+    StartWorkflow,
     Succeeded,
     WaitFor,
     WaitUntil,
@@ -94,7 +95,7 @@ def report_of(outcome: Outcome) -> Report:
             return Report("retry", code=code, message=message, after_ns=after_ns)
         case WaitUntil(fire_at_ns=fire_at_ns, output=output):
             return Report("wait", output, fire_at_ns=fire_at_ns)
-        case WaitFor():
+        case WaitFor() | StartWorkflow():
             return Report("failed", code="KNHK-ACTION-OUTPUT", message="only built-in actions may wait for others")
         case Cancelled():
             return Report("cancelled")

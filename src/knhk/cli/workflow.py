@@ -42,6 +42,8 @@ _FIELDS = (
     "covenant",
     "labels",
     "definition",
+    "parent",
+    "children",
     "submitted_at",
     "started_at",
     "ended_at",

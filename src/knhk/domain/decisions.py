@@ -100,10 +100,8 @@ def _take_due(run: Run, now_ns: int, commands: list[Command]) -> None:
 
 
 def _take_deliveries(waits: Waits, commands: list[Command]) -> None:
-    while waits.due:
-        position = waits.due.popleft()
-        if position in waits.deliveries:  # After a crash, what was journaled as taken is still in here.
-            commands.append(Deliver(position))
+    commands.extend([Deliver(position) for position in waits.due])
+    waits.due.clear()
 
 
 def _take_skips(run: Run, limit: int, commands: list[Command]) -> None:

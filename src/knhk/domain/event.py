@@ -40,6 +40,8 @@ class Kind(StrEnum):
     STEP_WAITING = "step.waiting"
     SIGNAL_RECEIVED = "signal.received"
     APPROVAL_GIVEN = "approval.given"
+    CHILD_ENDED = "child.ended"
+    WORKFLOW_SETTLED = "workflow.settled"
     EVENT_RECEIVED = "event.received"
     DEFINITION_PUT = "definition.put"
     DEFINITION_RETIRED = "definition.retired"
@@ -67,7 +69,8 @@ class Submitted(Detail, frozen=True, gc=False):
     """A run was accepted. `traceparent` is the submitter's W3C trace context, empty if there was none.
 
     `definition` and `version` name what the run was submitted from; empty and 0 if the descriptor came with it. The
-    keys are those under which it counts for its limits, empty where it has none.
+    keys are those under which it counts for its limits, empty where it has none. `parent` is the run, and `parent_step`
+    the path of the step in it, whose child this run is; `depth` counts the runs above it.
     """
 
     name: str
@@ -83,6 +86,9 @@ class Submitted(Detail, frozen=True, gc=False):
     priority: int = 50
     concurrency_key: str = ""
     rate_key: str = ""
+    parent: int = 0
+    parent_step: str = ""
+    depth: int = 0
 
 
 class Started(Detail, frozen=True, gc=False):
@@ -215,6 +221,18 @@ class ApprovalGiven(Detail, frozen=True, gc=False):
     comment: str = ""
 
 
+class ChildEnded(Detail, frozen=True, gc=False):
+    """A child workflow that a step waited for has ended; what it gave is the output."""
+
+    child: int
+    state: str
+    failure: Failure | None = None
+
+
+class Settled(Detail, frozen=True, gc=False):
+    """All that had to follow from the end of the run is done: its parent knows of it, its children are cancelled."""
+
+
 class EventReceived(Detail, frozen=True, gc=False):
     """An event came for all runs that wait for it, with its data as output; it is kept until a time (Unix, ns)."""
 
@@ -283,6 +301,8 @@ AnyDetail = (
     | StepWaiting
     | SignalReceived
     | ApprovalGiven
+    | ChildEnded
+    | Settled
     | EventReceived
     | DefinitionPut
     | DefinitionRetired
@@ -310,6 +330,8 @@ DETAILS: Final[dict[Kind, type[Detail]]] = {
     Kind.STEP_WAITING: StepWaiting,
     Kind.SIGNAL_RECEIVED: SignalReceived,
     Kind.APPROVAL_GIVEN: ApprovalGiven,
+    Kind.CHILD_ENDED: ChildEnded,
+    Kind.WORKFLOW_SETTLED: Settled,
     Kind.EVENT_RECEIVED: EventReceived,
     Kind.DEFINITION_PUT: DefinitionPut,
     Kind.DEFINITION_RETIRED: DefinitionRetired,
@@ -336,6 +358,8 @@ TERMINAL: Final = frozenset(
         Kind.WORKFLOW_TIMED_OUT.value,
     }
 )
+AFTER_THE_END: Final = TERMINAL | {Kind.PAYLOAD_ERASED.value, Kind.WORKFLOW_SETTLED.value}
+"""A run whose last receipt is of these kinds has ended."""
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):

@@ -52,6 +52,7 @@ def _retried(run: Run, event: Event, detail: ev.Retried) -> None:
     run.started_at_ns = run.started_at_ns or event.at_ns
     run.ended_at_ns = 0
     run.failure = None
+    run.settled = False
     run.first_failed = -1
     run.timers.clear()
     run.timer_at_ns.clear()
@@ -141,6 +142,8 @@ _APPLY: Final[dict[type[ev.Detail], Callable[[Run, Event, Any], None]]] = {
     ev.StepWaiting: wait_folds.waiting,
     ev.SignalReceived: wait_folds.signal_received,
     ev.ApprovalGiven: wait_folds.approval_given,
+    ev.ChildEnded: wait_folds.child_ended,
+    ev.Settled: wait_folds.settled,
     ev.EventReceived: _nothing,
     ev.DefinitionPut: _nothing,
     ev.DefinitionRetired: _nothing,

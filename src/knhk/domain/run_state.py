@@ -62,6 +62,7 @@ class Run(Frame):
         "plan",
         "results_root",
         "seq",
+        "settled",
         "since_ns",
         "skips",
         "started_at_ns",
@@ -97,11 +98,20 @@ class Run(Frame):
         self.results_root = b""
         self.erased = False
         self.waits: Waits | None = None
+        self.settled = False
 
     @property
     def ended(self) -> bool:
         """Whether the run is in one of its end states."""
         return self.state in ENDED
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the run has ended and something must follow that is not done: its parent told, its children ended."""
+        if self.settled or self.state not in ENDED:
+            return False
+        has_parent = self.submitted is not None and self.submitted.parent
+        return bool(has_parent or (self.waits is not None and self.waits.children))
 
     @property
     def idle(self) -> bool:

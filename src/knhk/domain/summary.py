@@ -50,6 +50,7 @@ class Summary(msgspec.Struct, array_like=True):
     version: int = 0
     concurrency_key: str = ""
     rate_key: str = ""
+    parent: int = 0
     paused_at_ns: int = 0
     waiting: dict[str, Wait] = {}
 
@@ -83,6 +84,7 @@ def fold(summary: Summary, event: Event) -> None:
             summary.traceparent = event.detail.traceparent
             summary.definition, summary.version = event.detail.definition, event.detail.version
             summary.concurrency_key, summary.rate_key = event.detail.concurrency_key, event.detail.rate_key
+            summary.parent = event.detail.parent
             summary.submitted_at_ns = event.at_ns
         case ev.Started():
             summary.state = RunState.RUNNING

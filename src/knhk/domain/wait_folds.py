@@ -5,7 +5,7 @@ from knhk.domain.event import Event
 from knhk.domain.frame import StepState
 from knhk.domain.run_state import Run
 from knhk.domain.step_folds import attempt_ended
-from knhk.domain.waits import Signal, Verdict, Waiting, Waits
+from knhk.domain.waits import ChildResult, Signal, Verdict, Waiting, Waits
 
 
 def waiting(run: Run, event: Event, detail: ev.StepWaiting) -> None:
@@ -41,6 +41,16 @@ def approval_given(run: Run, event: Event, detail: ev.ApprovalGiven) -> None:
     frame, index = run.locate(event.step)
     verdict = Verdict(detail.approver, detail.approved, detail.comment, event.at_ns)
     waits_of(run).judge(frame.first_position + index, verdict)
+
+
+def child_ended(run: Run, _event: Event, detail: ev.ChildEnded) -> None:
+    """A child workflow has ended."""
+    waits_of(run).child_ended(ChildResult(run.seq, detail.child, detail.state, detail.failure))
+
+
+def settled(run: Run, _event: Event, _detail: ev.Settled) -> None:
+    """Nothing is left to follow from the run's end."""
+    run.settled = True
 
 
 def waits_of(run: Run) -> Waits:

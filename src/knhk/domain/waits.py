@@ -5,7 +5,6 @@ goes to the step that has waited longest for it; one that nobody waits for is ke
 *delivery*: the step has it for certain, and completes or fails with it when the run is next looked at.
 """
 
-from collections import deque
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -49,6 +48,15 @@ class Signal(msgspec.Struct, frozen=True):
     actor: str
 
 
+class ChildResult(msgspec.Struct, frozen=True):
+    """How a child ended. `seq` is the receipt that holds what it gave."""
+
+    seq: int
+    child: int
+    state: str
+    failure: Failure | None
+
+
 class Verdict(msgspec.Struct, frozen=True):
     """One person's answer to a request for approval."""
 
@@ -59,23 +67,29 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Waits:
-    """What a run's steps wait for, by their position, and the signals that came."""
+    """What a run's steps wait for, by their position, and the signals that came.
 
-    __slots__ = ("_by_event", "_by_key", "deliveries", "due", "ids", "kept", "positions", "verdicts")
+    `children` are the children that are not known to have ended, each with the step that began it.
+    """
+
+    __slots__ = ("_by_event", "_by_key", "children", "deliveries", "due", "ids", "kept", "positions", "verdicts")
 
     def __init__(self) -> None:
         self.positions: dict[int, Waiting] = {}
         self.verdicts: dict[int, list[Verdict]] = {}
         self.kept: dict[str, list[Signal]] = {}
         self.ids: set[str] = set()
-        self.deliveries: dict[int, Signal | None] = {}
-        self.due: deque[int] = deque()
+        self.deliveries: dict[int, Signal | ChildResult | None] = {}
+        self.children: dict[int, int] = {}
+        self.due: dict[int, None] = {}
         self._by_key: dict[tuple[str, str], dict[int, None]] = {}
         self._by_event: dict[str, dict[int, None]] = {}
 
     def begin(self, position: int, waiting: Waiting) -> None:
         """A step begins to wait; a signal that was kept for it is delivered at once."""
         self.positions[position] = waiting
+        if waiting.kind == "child":
+            self.children[waiting.child] = position
         if waiting.kind != "event":
             return
         for signal in self.kept.get(waiting.event, ()):
@@ -111,15 +125,31 @@ class Waits:
         if position not in self.deliveries and (not verdict.approved or len(verdicts) >= waiting.required):
             self._deliver(position, None)
 
+    def child_ended(self, result: ChildResult) -> None:
+        """A child has ended: if its step still waits for it, that is a delivery."""
+        position = self.children.pop(result.child, None)
+        waiting = None if position is None else self.positions.get(position)
+        if position is not None and waiting is not None and waiting.child == result.child:
+            self._deliver(position, result)
+
+    @property
+    def orphans(self) -> list[int]:
+        """The children for which no step waits any more."""
+        return [
+            child
+            for child, position in self.children.items()
+            if position not in self.positions or self.positions[position].child != child
+        ]
+
     @property
     def kept_count(self) -> int:
         """How many signals are kept."""
         return sum(map(len, self.kept.values()))
 
-    def untaken(self) -> list[Signal]:
-        """The signals that are kept, and those that a step will be given."""
-        delivered = [signal for signal in self.deliveries.values() if signal is not None]
-        return [*delivered, *[signal for kept in self.kept.values() for signal in kept]]
+    def untaken(self) -> list[int]:
+        """The receipts whose data a step has been given, or may yet be."""
+        delivered = [signal.seq for signal in self.deliveries.values() if signal is not None]
+        return [*delivered, *[signal.seq for kept in self.kept.values() for signal in kept]]
 
     def forget(self, position: int) -> None:
         """A step waits no more."""
@@ -127,13 +157,14 @@ class Waits:
             self._forget_index(position)
             del self.positions[position]
             self.deliveries.pop(position, None)
+            self.due.pop(position, None)
             self.verdicts.pop(position, None)
 
     def stop(self) -> list[int]:
         """Nobody waits any more; what was delivered and not taken is kept again. The positions that waited."""
         stopped = list(self.positions)
         for signal in self.deliveries.values():
-            if signal is not None:
+            if isinstance(signal, Signal):
                 self.kept.setdefault(signal.event, []).append(signal)
         for kept in self.kept.values():
             kept.sort(key=lambda one: one.seq)
@@ -141,9 +172,9 @@ class Waits:
             held.clear()
         return stopped
 
-    def _deliver(self, position: int, signal: Signal | None) -> None:
+    def _deliver(self, position: int, signal: Signal | ChildResult | None) -> None:
         self.deliveries[position] = signal
-        self.due.append(position)
+        self.due[position] = None
 
     def _take_kept(self, signal: Signal) -> None:
         kept = self.kept[signal.event]

@@ -10,8 +10,6 @@ from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
-import msgspec
-
 from knhk.domain import event as ev
 from knhk.domain import payload
 from knhk.domain import summary as rows
@@ -37,6 +35,7 @@ from knhk.engine.admission import Admission
 from knhk.engine.arrivals import Arrivals
 from knhk.engine.committer import Batch, Committer
 from knhk.engine.definitions import Definitions
+from knhk.engine.executor import Attempt
 from knhk.engine.holders import MOST_NAMED
 from knhk.engine.inbound import Inbound
 from knhk.engine.live import LiveRun
@@ -44,6 +43,8 @@ from knhk.engine.loader import Loader
 from knhk.engine.plans import Plans
 from knhk.engine.projector import FOLD, STATE_CODES, row_key
 from knhk.engine.proposals import Proposals
+from knhk.engine.records import record_key
+from knhk.engine.requests import Accepted, Filter, Submission
 from knhk.engine.scheduler import Scheduler
 from knhk.engine.signals import Signals
 from knhk.engine.watchers import Watchers
@@ -55,47 +56,6 @@ _SCAN: Final = 5_000
 _LONGEST_KEY: Final = 255
 _NO_INPUTS: Final = payload.encode({})
 _NO_KEYS: Final = ("", "")
-
-
-class Submission(msgspec.Struct, frozen=True):
-    """A request to run a workflow: the descriptor's text, the inputs, who asks and how often they may have asked.
-
-    In place of the text, `definition` and `version` may name a registered one; no version is the newest.
-    """
-
-    descriptor: bytes = b""
-    inputs: Mapping[str, Any] = {}
-    idempotency_key: str = ""
-    actor: str = "api"
-    traceparent: str = ""
-    definition: str = ""
-    version: str = ""
-
-
-class Accepted(msgspec.Struct, frozen=True):
-    """A committed submission. `replayed`: the idempotency key was known, and this is the run of the first request."""
-
-    workflow_id: int
-    state: str
-    replayed: bool = False
-    results: Mapping[str, Any] | None = None
-    failure: ev.Failure | None = None
-
-
-class Filter(msgspec.Struct, frozen=True):
-    """Which runs to list; empty fields do not restrict."""
-
-    state: str = ""
-    name: str = ""
-    department: str = ""
-
-    def admits(self, row: Summary) -> bool:
-        """Whether a row is one of those asked for."""
-        return (
-            (not self.state or row.state == self.state)
-            and (not self.name or row.name == self.name)
-            and (not self.department or row.department == self.department)
-        )
 
 
 class Control:
@@ -219,7 +179,7 @@ class Control:
                     yield sealed
                     receipt = sealed.receipt()
                     seq = receipt.seq + 1
-                    ended = receipt.kind in ev.TERMINAL or receipt.kind == ev.Kind.PAYLOAD_ERASED
+                    ended = receipt.kind in ev.AFTER_THE_END
                 if ended or (seq == from_seq and (await self._folded(workflow_id)).ended):
                     return
                 if not await self._watchers.wait(changed):
@@ -327,6 +287,9 @@ class Control:
             version,
             plan.limits.priority,
             *keys,
+            submission.parent,
+            submission.parent_step,
+            submission.depth,
         )
         event = Event(self._clock.now_ns(), detail, actor=submission.actor, input_digest=payload.digest(raw))
         committer = self._committer
@@ -340,6 +303,25 @@ class Control:
             live.batch.after.append(partial(self._claims.__delitem__, claim.key_digest))
         self._scheduler.admit(live)
         return live
+
+    def create_child(self, plan: Plan, inputs: dict[str, Any], version: int, depth: int, attempt: Attempt) -> int:
+        """Make the child of a step's attempt, in the very commit that the attempt's outcome will be in; its id.
+
+        Raises Overloaded.
+        """
+        self._admission.check_place(plan)
+        parent, key = attempt.live.run, f"{to_text(attempt.live.run.workflow_id)}/{attempt.path}/{attempt.number}"
+        claim = Claim(record_key("child", key), self._ids.next_id(self._partition), plan.digest)
+        submission = Submission(
+            idempotency_key=key,
+            actor="engine",
+            traceparent=parent.submitted.traceparent if parent.submitted is not None else "",
+            definition=plan.name,
+            parent=parent.workflow_id,
+            parent_step=attempt.path,
+            depth=depth,
+        )
+        return self._create(plan, inputs, submission, claim, version).run.workflow_id
 
     def _claim_of(self, submission: Submission) -> Claim:
         key = submission.idempotency_key
@@ -477,3 +459,6 @@ class Control:
 def _settle(waiter: "asyncio.Future[None]") -> None:
     if not waiter.done():
         waiter.set_result(None)
+
+
+__all__ = ["Accepted", "Control", "Filter", "Submission"]

@@ -63,8 +63,8 @@ class Loader:
             elif state is StepState.WAITING and (run.waits is None or step.index not in run.waits.positions):
                 live.held_outputs[step.index] = await self._payload(run, run.output_seqs[step.index], OUTPUT)
         if run.waits is not None:
-            for signal in run.waits.untaken():
-                live.signals[signal.seq] = await self._payload(run, signal.seq, OUTPUT)
+            for seq in run.waits.untaken():
+                live.signals[seq] = await self._payload(run, seq, OUTPUT)
         return live
 
     async def inputs(self, run: Run) -> dict[str, Any]:

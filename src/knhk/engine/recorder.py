@@ -4,7 +4,7 @@ import random
 import resource
 from typing import Any, Final
 
-from knhk.actions.registry import Cancelled, Failed, Outcome, RetryLater, Succeeded, WaitFor, WaitUntil
+from knhk.actions.registry import Cancelled, Failed, Outcome, RetryLater, StartWorkflow, Succeeded, WaitFor, WaitUntil
 from knhk.domain import event as ev
 from knhk.domain import payload, waits
 from knhk.domain.compile import check_schema
@@ -12,9 +12,11 @@ from knhk.domain.covenants import violated
 from knhk.domain.errors import InvalidInput, KnhkError
 from knhk.domain.event import Event, Failure
 from knhk.domain.expressions import Scope
+from knhk.domain.identifier import to_text
 from knhk.domain.plan import RetryPolicy
 from knhk.domain.receipt import merkle_root
-from knhk.domain.run import StepState, attempts_made, retry_at_ns
+from knhk.domain.run import RunState, StepState, attempts_made, retry_at_ns
+from knhk.domain.waits import Waiting
 from knhk.engine.committer import Committer
 from knhk.engine.executor import Attempt
 from knhk.engine.live import LiveRun
@@ -47,6 +49,8 @@ class Recorder:
                 self._wait(live, attempt, outcome)
             case WaitFor():
                 self._wait_for(live, attempt, outcome)
+            case StartWorkflow():
+                self._failed(live, attempt, Failure("KNHK-CHILD-START", "no workflow can be started from here"))
             case Cancelled():
                 self._failed(live, attempt, Failure("KNHK-ACTION-CANCELLED", "the action gave up"))
 
@@ -66,8 +70,12 @@ class Recorder:
         found = live.run.waits
         assert found is not None
         waiting, signal = found.positions[position], found.deliveries[position]
-        if signal is not None:
-            output: Any = waits.output_of(signal, payload.decode(live.signals.pop(signal.seq)))
+        if isinstance(signal, waits.ChildResult):
+            output: Any = self._of_child(live, position, waiting, signal)
+            if output is None:
+                return
+        elif signal is not None:
+            output = waits.output_of(signal, payload.decode(live.signals.pop(signal.seq)))
         else:
             output = waits.judged(waiting, found.verdicts[position])
         if isinstance(output, Failure):
@@ -84,6 +92,19 @@ class Recorder:
             self._fail_waiting(live, position, Failure("KNHK-STEP-OUTPUT", "; ".join(map(str, problems))))
             return
         self._complete(live, position, output, raw, waiting.since_ns)
+
+    def _of_child(self, live: LiveRun, position: int, waiting: Waiting, result: waits.ChildResult) -> Any:
+        """What a child gave; how the step fails with it; None if there will be another attempt."""
+        raw = live.signals.pop(result.seq)
+        if result.state == RunState.COMPLETED:
+            return payload.decode(raw)
+        name, why = to_text(result.child), result.failure.message if result.failure is not None else ""
+        if result.state == RunState.CANCELLED:
+            return Failure("KNHK-CHILD-CANCELLED", f"{name} was {why or 'cancelled'}")
+        frame, index = live.run.at(position)
+        attempt = Attempt(live, position, frame.attempts[index], waiting.since_ns)
+        self._retry(live, attempt, RetryLater("KNHK-CHILD-FAILED", f"{name} {result.state}: {why}"))
+        return None
 
     def _complete(self, live: LiveRun, position: int, value: Any, raw: bytes, started_at_ns: int = 0) -> None:
         """A step that waited is done."""
@@ -121,6 +142,7 @@ class Recorder:
             outcome.required,
             outcome.on_reject,
             outcome.message,
+            outcome.child,
         )
         event = Event(self._clock.now_ns(), detail, step=attempt.path, attempt=attempt.number, input_digest=digest)
         self._committer.add(live, event, given=given)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, assert_never
 
-from knhk.actions.registry import Cancelled, Failed, Outcome, RetryLater
+from knhk.actions.registry import Cancelled, Failed, Outcome, RetryLater, StartWorkflow
 from knhk.domain import event as ev
 from knhk.domain.covenants import CHATMAN_MAX_TICKS
 from knhk.domain.errors import InvalidInput
@@ -70,6 +70,8 @@ class Scheduler:
         self.committer: Committer
         self.executor: Executor
         self.began_to_wait: Callable[[int, str, str, int], None] = lambda _id, _event, _correlate, _height: None
+        self.start_child: Callable[[Attempt, StartWorkflow], None]
+        self.left_children: Callable[[LiveRun], None] = lambda _live: None
         self.woken: Callable[[int], None] = lambda _workflow_id: None
         self._clock, self._rng = clock, rng
         self._max_active, self._tick_ns = max_active, tick_ns
@@ -214,7 +216,7 @@ class Scheduler:
         """Whether a restart must load the run at once, and its durable wake time (Unix time in ns, 0 for none)."""
         run = live.run
         if run.ended:
-            return False, 0
+            return run.unsettled, 0
         if run.state is RunState.PENDING or not run.idle or live.queued:
             return True, 0
         wake = run.wake_at_ns()
@@ -235,6 +237,8 @@ class Scheduler:
             if run.ended:
                 self._release(live)
                 self._ended(live)
+            elif run.waits is not None and run.waits.orphans:
+                self.left_children(live)
             elif run.workflow_id in self.active and not live.marked_live and self._is_parked(live):
                 self._release(live)
                 self._parked(run.workflow_id, live.timer_row_ns)
@@ -369,6 +373,9 @@ class Scheduler:
 
     def _start(self, attempt: Attempt) -> Outcome | None:
         outcome = self.executor.begin(attempt)
+        if isinstance(outcome, StartWorkflow):
+            self.start_child(attempt, outcome)
+            outcome = None
         if outcome is None and attempt.deadline_ns:
             self.deadlines.set((attempt.live.run.workflow_id, attempt.position), attempt.deadline_ns)
         return outcome

@@ -13,6 +13,7 @@ from knhk.domain.identifier import to_text
 from knhk.engine import limit_rows
 from knhk.engine.admission import Admission
 from knhk.engine.arrivals import Arrivals
+from knhk.engine.children import Children
 from knhk.engine.committer import Batch, Committer
 from knhk.engine.control import Control
 from knhk.engine.definitions import Definitions
@@ -98,7 +99,7 @@ class Engine:
             rng,
             max_active=settings.max_active,
             tick_ns=settings.tick_ns,
-            ended=_answer_waiters,
+            ended=self._ended,
             parked=self._parked,
         )
         self.committer = Committer(
@@ -125,6 +126,7 @@ class Engine:
         self.signals = self._messages(ids)
         self.proposals = self._feedback(ids)
         self.control = self._facade(ids)
+        self.children = self._family()
         self.corrupt: dict[int, str] = {}
         self.halted: asyncio.Future[KnhkError] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -211,6 +213,20 @@ class Engine:
             ids=ids,
         )
 
+    def _family(self) -> Children:
+        children = Children(
+            definitions=self.definitions,
+            scheduler=self.scheduler,
+            arrivals=self.arrivals,
+            inbound=self.inbound,
+            clock=self._clock,
+            create=self.control.create_child,
+            results=self.control.results,
+            cancel=self.control.cancel,
+        )
+        self.scheduler.start_child, self.scheduler.left_children = children.start, children.left
+        return children
+
     def _facade(self, ids: Ids) -> Control:
         return Control(
             self.settings.partition,
@@ -265,6 +281,7 @@ class Engine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.children.stop()
         await self.signals.stop()
         await self.sleepers.stop()
         self.scheduler.close()
@@ -302,7 +319,9 @@ class Engine:
             return
         live.marked_live = True
         live.timer_row_ns = 0  # It was not parked.
-        if not live.run.ended:
+        if live.run.ended:
+            self.children.ended(live)
+        else:
             self.scheduler.take_in(live)
 
     async def _load_limits(self) -> None:
@@ -335,6 +354,12 @@ class Engine:
         self.watchers.notify(batch)
         self.sleepers.room()
 
+    def _ended(self, live: LiveRun) -> None:
+        for waiter in live.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.children.ended(live)
+
     def _parked(self, workflow_id: int, wake_ns: int) -> None:
         self.sleepers.parked(workflow_id, wake_ns)
 
@@ -354,9 +379,3 @@ class Engine:
             else:
                 self.admission.low_disk = None
             await self._clock.sleep(_DISK_CHECK_S)
-
-
-def _answer_waiters(live: LiveRun) -> None:
-    for waiter in live.waiters:
-        if not waiter.done():
-            waiter.set_result(None)

@@ -19,6 +19,7 @@ def of_summary(row: Summary) -> dict[str, Any]:
         "covenant": row.covenant,
         "labels": row.labels,
         "definition": _definition(row.definition, row.version),
+        "parent": _parent(row.parent, ""),
         **_times(row.submitted_at_ns, row.started_at_ns, row.ended_at_ns),
         "steps_total": row.steps,
         "steps_completed": row.completed,
@@ -40,6 +41,8 @@ def of_run(run: Run) -> dict[str, Any]:
         "covenant": plan.covenant,
         "labels": dict(plan.labels),
         "definition": _definition(submitted.definition, submitted.version) if submitted else None,
+        "parent": _parent(submitted.parent, submitted.parent_step) if submitted else None,
+        "children": [to_text(one) for one in run.waits.children] if run.waits is not None else [],
         **_times(run.submitted_at_ns, run.started_at_ns, run.ended_at_ns),
         "deadline": rfc3339(run.deadline_ns) if run.deadline_ns else None,
         "steps_total": len(run.steps),
@@ -76,6 +79,13 @@ def _step(run: Run, index: int) -> dict[str, Any]:
 def _definition(name: str, version: int) -> dict[str, Any] | None:
     """The registered version that a run was submitted from; None if the descriptor came with the submission."""
     return {"name": name, "version": version} if name else None
+
+
+def _parent(workflow_id: int, step: str) -> dict[str, Any] | None:
+    """The run, and the step in it, whose child this one is."""
+    if not workflow_id:
+        return None
+    return {"workflow_id": to_text(workflow_id), **({"step": step} if step else {})}
 
 
 def _failure(failure: Any) -> dict[str, str] | None:

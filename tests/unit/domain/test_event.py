@@ -20,6 +20,7 @@ _OF_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     bytes: st.binary(max_size=40),
     ev.Failure: failures,
+    ev.Failure | None: st.none() | failures,
     Mapping[str, str]: st.dictionaries(text, text, max_size=4),
     tuple[str, ...]: st.lists(text, max_size=4).map(tuple),
 }
@@ -53,7 +54,7 @@ def test_fields_of_a_later_version_are_passed_over(kind: Kind, data: st.DataObje
 def test_fields_of_an_earlier_version_are_filled_in(kind: Kind) -> None:
     """What was added later has a default: bytes without it can still be read."""
     kind_type = DETAILS[kind]
-    samples = {str: "x", int: 1, bool: True, bytes: b"x", ev.Failure: {"code": "C", "message": "m"}}
+    samples: dict[Any, Any] = {str: "x", int: 1, bool: True, bytes: b"x", ev.Failure: {"code": "C", "message": "m"}}
     required = [field for field in msgspec.structs.fields(kind_type) if field.required]
     raw = msgspec.msgpack.encode({field.name: samples[field.type] for field in required})
     assert isinstance(decode_detail(kind.value, raw), kind_type)
@@ -70,6 +71,7 @@ def test_kinds_and_details_belong_together_one_to_one() -> None:
 def test_names_of_kinds_are_the_format_and_do_not_change() -> None:
     assert sorted(kind.value for kind in Kind) == [
         "approval.given",
+        "child.ended",
         "definition.put",
         "definition.retired",
         "event.received",
@@ -89,6 +91,7 @@ def test_names_of_kinds_are_the_format_and_do_not_change() -> None:
         "workflow.paused",
         "workflow.resumed",
         "workflow.retried",
+        "workflow.settled",
         "workflow.started",
         "workflow.submitted",
         "workflow.timed_out",

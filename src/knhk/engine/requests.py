@@ -1,0 +1,53 @@
+"""What the faces ask of the engine, and what a submission is answered with."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from knhk.domain import event as ev
+from knhk.domain.summary import Summary
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """A request to run a workflow: the descriptor's text, the inputs, who asks and how often they may have asked.
+
+    In place of the text, `definition` and `version` may name a registered one; no version is the newest.
+    """
+
+    descriptor: bytes = b""
+    inputs: Mapping[str, Any] = {}
+    idempotency_key: str = ""
+    actor: str = "api"
+    traceparent: str = ""
+    definition: str = ""
+    version: str = ""
+    parent: int = 0
+    parent_step: str = ""
+    depth: int = 0
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """A committed submission. `replayed`: the idempotency key was known, and this is the run of the first request."""
+
+    workflow_id: int
+    state: str
+    replayed: bool = False
+    results: Mapping[str, Any] | None = None
+    failure: ev.Failure | None = None
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which runs to list; empty fields do not restrict."""
+
+    state: str = ""
+    name: str = ""
+    department: str = ""
+
+    def admits(self, row: Summary) -> bool:
+        """Whether a row is one of those asked for."""
+        return (
+            (not self.state or row.state == self.state)
+            and (not self.name or row.name == self.name)
+            and (not self.department or row.department == self.department)
+        )
