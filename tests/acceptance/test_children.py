@@ -21,7 +21,10 @@ metadata: {name: whole}
 spec:
   steps:
     - {name: first, action: workflow, params: {name: part, input: {n: 1}}}
-    - {name: then, action: workflow, depends_on: [first], params: {name: part, input: {n: "${{ steps.first.output.m }}"}}}
+    - name: then
+      action: workflow
+      depends_on: [first]
+      params: {name: part, input: {n: "${{ steps.first.output.m }}"}}
   outputs: {m: "${{ steps.then.output.m }}"}
 """
 

@@ -43,13 +43,12 @@ from knhk.engine.loader import Loader
 from knhk.engine.plans import Plans
 from knhk.engine.projector import FOLD, STATE_CODES, row_key
 from knhk.engine.proposals import Proposals
-from knhk.engine.records import record_key
 from knhk.engine.requests import Accepted, Filter, Submission
 from knhk.engine.scheduler import Scheduler
 from knhk.engine.signals import Signals
 from knhk.engine.watchers import Watchers
 from knhk.ports.environment import Clock, Ids
-from knhk.ports.journal import Claim, Journal
+from knhk.ports.journal import Claim, Journal, record_key
 from knhk.ports.storage import Projections
 
 _SCAN: Final = 5_000

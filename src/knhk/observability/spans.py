@@ -144,7 +144,7 @@ def _attempt(workflow_id: int, event: Event, action: str, began_ns: int, ids: _R
     span_id = trace_context.attempt_span_id(workflow_id, event.step, event.attempt)
     parts = ids.attribute + encoding.attempt_parts(event.step, action, event.attempt)
     if type(event.detail) in _OF_ATTEMPTS_THAT_FAILED:
-        parts += encoding.failure_parts(event.detail.failure)  # type: ignore[union-attr]
+        parts += encoding.failure_parts(event.detail.failure)  # type: ignore[union-attr, arg-type]
     return encoding.span(ids.trace_id, span_id, ids.span_id, began_ns, event.at_ns, parts)
 
 
