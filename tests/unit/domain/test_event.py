@@ -76,6 +76,7 @@ def test_names_of_kinds_are_the_format_and_do_not_change() -> None:
         "definition.retired",
         "event.received",
         "payload.erased",
+        "recovery.drilled",
         "signal.received",
         "step.completed",
         "step.failed",
