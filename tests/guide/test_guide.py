@@ -63,7 +63,6 @@ def test_the_server_says_which_sections_of_the_file_have_no_effect(server: Guide
         "learning",
         "platform.enable_cost_tracking",
         "cost_tracking",
-        "persistence.retention_days",
         "monitoring",
         "auth",
         "audit",

@@ -8,10 +8,12 @@ from litestar.params import Body, PathParameter
 
 from knhk.api.description import ReasonOperation, problem_responses
 from knhk.domain import identifier
-from knhk.domain.errors import IllegalTransition
+from knhk.domain.errors import IllegalTransition, Unsupported
 from knhk.engine.control import Control
 from knhk.protection.erasure import Erasure
 from knhk.protection.keys import KeyManagement
+from knhk.protection.retention import Retention
+from knhk.protection.services import Services
 from knhk.protection.signing_keys import SigningKeys
 
 _ACTOR = "api"
@@ -43,11 +45,38 @@ Generation = Annotated[int, PathParameter(description="As GET /keys lists them."
 Reasoned = Annotated[Reason | None, Body(description="Optional: a reason, kept in the receipts.")]
 
 
-def protection_handlers(
-    control: Control, erasure: Erasure, keys: KeyManagement | None, signing: SigningKeys
-) -> list[Any]:
-    """The handlers; `keys` is None if nothing was ever encrypted."""
-    return [*_erasure_handlers(control, erasure), *_key_handlers(keys, signing)]
+def protection_handlers(control: Control, services: Services) -> list[Any]:
+    """The handlers."""
+    return [
+        *_erasure_handlers(control, services.erasure),
+        *_key_handlers(services.keys, services.signing),
+        *_retention_handlers(services.retention),
+    ]
+
+
+def _retention_handlers(retention: Retention | None) -> list[Any]:
+    def present() -> Retention:
+        if retention is None:
+            raise Unsupported("retention is for data directories, and persistence.url names a database")
+        return retention
+
+    @get("/retention", summary="What is pruned, and when", responses=_KEYS)
+    async def get_retention() -> dict[str, Any]:
+        """What was pruned and archived, what the last pass did, and whether the clock is believed."""
+        return present().status()
+
+    @post("/retention/run", status_code=200, summary="Prune now", responses=_KEYS)
+    async def run_retention() -> dict[str, Any]:
+        """One pass over everything; answers when it is done."""
+        return await present().run()
+
+    @post("/retention/confirm", status_code=200, summary="Confirm the clock", responses=_KEYS)
+    async def confirm_retention() -> dict[str, Any]:
+        """The machine's clock is right, although it is far ahead of when the store was last used."""
+        present().confirm()
+        return present().status()
+
+    return [get_retention, run_retention, confirm_retention]
 
 
 def _erasure_handlers(control: Control, erasure: Erasure) -> list[Any]:

@@ -4,17 +4,21 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from knhk.bootstrap.node import Node
+from knhk.bootstrap.node import PARTITION, Node
 from knhk.bootstrap.stores import KEY_FILE, key_wrapper
 from knhk.config.sections import Persistence
 from knhk.domain.errors import IllegalTransition
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.ports.duty import Duty
 from knhk.ports.keys import KeyWrapper
+from knhk.protection.archive import SUFFIX
 from knhk.protection.erasure import Erasure
 from knhk.protection.keys import KeyManagement
 from knhk.protection.reencryption import Reencryption
+from knhk.protection.retention import Retention, RetentionSettings
+from knhk.protection.services import Services
 from knhk.protection.signing_keys import SigningKeys
+from knhk.recovery.places import Place
 from knhk.security.key_ring import KeyRing
 from knhk.security.key_wrapping import KEY_BYTES, LocalKeys, read_key_file, write_key_file
 
@@ -34,8 +38,44 @@ class NodeProtection:
             self.keys = KeyManagement(ring, store, reencryption, clock, lambda: _renewal(persistence, ring))
             self.duties.append(reencryption)
         self.erasure = Erasure(node.engine, clock, encrypting, note_ring)
+        self.retention = _retention_of(node, store) if isinstance(store, RocksDbStore) else None
+        self.duties += [] if self.retention is None else [self.retention]
         self.signing = SigningKeys(persistence.key_path, node.signer, clock, store.register_key, store.keys)
         self.duties = [self.signing, self.erasure, *self.duties]
+
+    @property
+    def services(self) -> Services:
+        """What the API needs of it."""
+        return Services(self.erasure, self.keys, self.signing, self.retention)
+
+
+class ArchivePlace:
+    """Where archives are kept: a directory or bucket, as recovery reaches it."""
+
+    def __init__(self, url: str, *, make: bool = True) -> None:
+        self._place = Place.of(url, make=make)
+
+    def put(self, name: str, content: bytes) -> None:
+        self._place.put(name, content)
+
+    def read(self, name: str) -> bytes:
+        return self._place.read(name)
+
+    def names(self) -> list[str]:
+        return sorted(entry.name for entry in self._place.entries() if entry.name.endswith(SUFFIX))
+
+
+def _retention_of(node: Node, store: RocksDbStore) -> Retention:
+    persistence = node.config.persistence
+    settings = RetentionSettings(
+        persistence.retention_days,
+        persistence.maintenance_rate_bytes,
+        node.config.platform.node_id,
+        PARTITION,
+        persistence.archive,
+    )
+    place = (lambda: ArchivePlace(persistence.archive)) if persistence.archive else None
+    return Retention(settings, store, node.signer, node.clock, is_at_rest=node.engine.is_at_rest, place=place)
 
 
 def _renewal(persistence: Persistence, ring: KeyRing) -> tuple[KeyWrapper, Callable[[], None]]:

@@ -68,7 +68,7 @@ async def _serve(loaded: Loaded) -> int:
     further = [
         *action_handlers(node.registry),
         *worker_handlers(node.engine.workers, max_wait_ns=workers.max_wait_ns, max_batch=workers.max_batch),
-        *protection_handlers(node.engine.control, protection.erasure, protection.keys, protection.signing),
+        *protection_handlers(node.engine.control, protection.services),
     ]
     application = create_app(node.engine.control, route, version=__version__, further=further)
     api_server = Serving(application, api_socket, protocol_for(route))

@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 from knhk.cli import (
     actions,
     alerts,
+    archive,
     backup,
     debug,
     definition,
@@ -19,6 +20,7 @@ from knhk.cli import (
     profile,
     receipts,
     recover,
+    retention,
     run,
     server,
     signals,
@@ -79,6 +81,8 @@ app.add_typer(signals.app)
 app.add_typer(receipts.app)
 app.add_typer(erase.app)
 app.add_typer(keys.app)
+app.add_typer(retention.app)
+app.add_typer(archive.app)
 app.add_typer(logs.app)
 app.add_typer(alerts.app)
 app.add_typer(alerts.sla_app)

@@ -16,11 +16,11 @@ from knhk.domain.errors import NotFound
 
 if TYPE_CHECKING:
     from knhk.config.sections import Persistence
+    from knhk.persistence.cipher import Cipher
     from knhk.persistence.rocksdb import RocksDbStore
     from knhk.persistence.rocksdb_options import StoreOptions
     from knhk.persistence.scanner import ScannedJournal
     from knhk.persistence.verification import Trust
-    from knhk.security.key_ring import KeyRing
 
 Result = TypeVar("Result")
 
@@ -70,23 +70,28 @@ def opened(directory: DataDirectory) -> "Iterator[RocksDbStore]":
 
 def open_reader(directory: DataDirectory) -> "RocksDbStore":
     """The store in a data directory, for reading. Raises as `opened` does; close it."""
-    from knhk.persistence.cipher import Cipher
     from knhk.persistence.rocksdb import RocksDbStore
-    from knhk.persistence.rocksdb_options import StoreOptions
 
-    options = StoreOptions(block_cache_size_bytes=64 << 20, max_background_jobs=1)
-    return RocksDbStore.open(directory.path, options, read_only=True, cipher=Cipher(_keys(directory, options)))
+    return RocksDbStore.open(directory.path, _options(), read_only=True, cipher=cipher_of(directory))
 
 
-def _keys(directory: DataDirectory, options: "StoreOptions") -> "KeyRing | None":
+def cipher_of(directory: DataDirectory) -> "Cipher":
+    """What opens the rows of a data directory; without its keys, those in clear alone, and a note says so."""
     from knhk.bootstrap.stores import key_ring
     from knhk.domain.errors import EncryptionKeyUnavailable
+    from knhk.persistence.cipher import Cipher
 
     try:
-        return key_ring(directory.persistence, options, may_create=False)
+        return Cipher(key_ring(directory.persistence, _options(), may_create=False))
     except EncryptionKeyUnavailable as error:
         note(f"Without the encryption key: {error.message}")
-        return None
+        return Cipher()
+
+
+def _options() -> "StoreOptions":
+    from knhk.persistence.rocksdb_options import StoreOptions
+
+    return StoreOptions(block_cache_size_bytes=64 << 20, max_background_jobs=1)
 
 
 def reading(directory: DataDirectory, read: "Callable[[ScannedJournal], Coroutine[Any, Any, Result]]") -> Result:

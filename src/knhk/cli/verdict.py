@@ -44,6 +44,8 @@ def print_report(report: "Report", subject: str) -> None:
             "time_reversals",
             "missing",
             "corrupt",
+            "locked",
+            "pruned",
             "blocks",
             "workflows",
         )
@@ -53,7 +55,12 @@ def print_report(report: "Report", subject: str) -> None:
         console.print(f"  {problem}", style="red", markup=False)
     if report.problem_count > len(report.problems):
         console.print(f"  and {report.problem_count - len(report.problems)} more", style="red")
-    if report.valid:
+    for sentence in report.notes:
+        console.print(f"  {sentence}", markup=False)
+    if report.valid and report.locked:
+        text = "blocks, signatures and hashes verified; what is encrypted was not read, for want of its key"
+        console.print(f"{subject}: {text}", style="yellow", markup=False)
+    elif report.valid:
         console.print(f"{subject}: all {report.total_count} receipts verified", style="green", markup=False)
     else:
         console.print(f"{subject}: INVALID", style="bold red", markup=False)

@@ -21,7 +21,6 @@ ABSENT: Final = (
     Absent(("platform.enable_auto_scaling", "scaling"), "the number of replicas does not change by itself"),
     Absent(("platform.enable_learning", "learning"), "nothing is learned or tuned"),
     Absent(("platform.enable_cost_tracking", "cost_tracking"), "no costs are counted and no budget is watched"),
-    Absent(("persistence.retention_days",), "finished workflows are kept for ever"),
     Absent(("auth",), "callers are not authenticated, so let only trusted ones reach the ports"),
     Absent(("audit",), "no audit log is written"),
     Absent(("tls",), "connections are plain HTTP, so put a proxy in front that encrypts them"),

@@ -151,7 +151,14 @@ class Persistence(Section):
     maintenance_rate_bytes: Size = Field(
         default=8 * MB, gt=0, description="Most data a second that re-encryption and retention read in the background."
     )
-    retention_days: int = Field(default=90, ge=1, description="Days for which finished workflows are kept.")
+    retention_days: int = Field(
+        default=90, ge=1, description="Days for which finished workflows are kept; then they are archived, or dropped."
+    )
+    archive: str = Field(
+        default="",
+        description="Where finished workflows are archived after `retention_days`: a directory, or a URL such as "
+        "`s3://bucket/prefix`; empty drops them.",
+    )
     min_free_bytes: Size = Field(
         default=64 * MB, ge=0, description="Free disk space below which no new workflow is taken."
     )

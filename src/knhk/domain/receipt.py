@@ -23,10 +23,10 @@ NODE_PREFIX: Final = b"\x01"
 RECEIPT_PREFIX: Final = b"\x02"
 BLOCK_PREFIX: Final = b"\x03"
 NO_HASH: Final = bytes(32)
-PRUNED: Final = b""
-"""Stands for the body of a receipt of which the hash alone is kept: its run was pruned."""
 LOCKED: Final = b"\xc1"
 """Stands for the body of a receipt that is encrypted with a key which is not at hand."""
+_PRUNED: Final = b"\xc1\x04"
+"""Begins what stands for the body of a receipt whose run was pruned; the number of the record of that follows."""
 EMPTY_ROOT: Final = sha256(b"").digest()
 
 
@@ -76,7 +76,17 @@ class Sealed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     @property
     def has_body(self) -> bool:
         """Whether there is a body to look at: neither pruned nor locked."""
-        return self.body not in (PRUNED, LOCKED)
+        return self.body[:1] != LOCKED
+
+    @classmethod
+    def pruned(cls, receipt_hash: bytes, record: int) -> "Sealed":
+        """A receipt of which the hash alone is kept."""
+        return cls(receipt_hash, _PRUNED + record.to_bytes(8))
+
+    @property
+    def pruned_by(self) -> int | None:
+        """The record by which the receipt was pruned; None if it was not."""
+        return int.from_bytes(self.body[2:]) if self.body[:2] == _PRUNED else None
 
     def is_intact(self) -> bool:
         """Whether the body still has the hash that was stored with it."""

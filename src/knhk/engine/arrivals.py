@@ -40,6 +40,10 @@ class Arrivals:
             if not self._holders[workflow_id]:
                 del self._holders[workflow_id], self._locks[workflow_id]
 
+    def is_held(self, workflow_id: int) -> bool:
+        """Whether somebody has the run, or is about to."""
+        return workflow_id in self._locks
+
     async def wake(self, workflow_id: int) -> None:
         """Load a parked run whose time has come and let it go on. Any other is left alone.
 

@@ -162,6 +162,8 @@ class Projector:
                 if self.cursor >= to_height:
                     return
                 for sealed in await self._patiently(self._journal.block_receipts, signed):
+                    if sealed.pruned_by is not None:
+                        continue
                     receipt = sealed.receipt()
                     await self._take(receipt.workflow_id, (receipt.event(),), None, changes)
                 self.cursor += 1

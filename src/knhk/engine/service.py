@@ -264,6 +264,10 @@ class Engine:
             asyncio.create_task(self._watch_disk(), name="disk-watch"),
         ]
 
+    def is_at_rest(self, workflow_id: int) -> bool:
+        """Whether nothing is done with a run, and nothing is about to be."""
+        return self.scheduler.find(workflow_id) is None and not self.arrivals.is_held(workflow_id)
+
     async def drain(self, grace_s: float) -> bool:
         """Admit nothing more and wait for the runs in memory; whether all of them came to an end or to rest."""
         self.admission.closed = True

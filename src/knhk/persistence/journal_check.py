@@ -10,11 +10,12 @@ exception, so that a report says all that is wrong.
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from hashlib import sha256
-from typing import Final
+from typing import Final, Protocol
 
 from knhk.domain.errors import Corrupt, DataErased, EncryptionKeyUnavailable, WorkflowNotFound
 from knhk.domain.identifier import partition_of, to_text
 from knhk.domain.receipt import Sealed, SignedBlock
+from knhk.persistence.pruning_check import PruningCheck
 from knhk.persistence.scanner import ERASED_ROW, LOCKED_ROW, JournalScanner
 from knhk.persistence.verification import UNDECODABLE, BlockChain, Report, RunCheck, Trust
 from knhk.ports.journal import Journal
@@ -28,6 +29,14 @@ Progress = Callable[[str, int, int], None]
 """Called now and then with what is being done, how much of it is done, and how much there is."""
 
 
+class Descriptors(Protocol):
+    """What has descriptors: a journal, or an archive."""
+
+    async def descriptor(self, digest: bytes) -> bytes | None:
+        """As in ports.journal.Journal."""
+        ...
+
+
 class _JournalCheck:
     """One verification of a whole journal."""
 
@@ -35,6 +44,7 @@ class _JournalCheck:
         self.report = Report()
         self._journal, self._scanner, self._trust, self._progress = journal, scanner, trust, progress
         self._descriptors: dict[bytes, bool] = {}
+        self._pruning = PruningCheck()
         self._faulty: set[bytes] = set()
         self._uncounted_faulty = 0
         self._stored = self._in_blocks = 0  # sums of hashes: equal only if both passes saw the same receipts
@@ -51,15 +61,18 @@ class _JournalCheck:
             if block is not None:
                 self._blocks_total += block.height + 1
                 self._receipts_total += block.first_offset + block.count
+        self._pruning.open(self._scanner, self._trust, report)
         await self._receipts(payloads)
+        self._pruning.close(report)
         contents = report.missing
         in_blocks = await self._blocks()
         # A lost receipt shows in both passes. The blocks know the exact number, unless blocks are lost as well.
         report.missing = contents + max(self._gaps, report.missing - contents)
-        if report.total_count != in_blocks or self._stored != self._in_blocks:
+        stored = report.total_count + report.pruned
+        if stored != in_blocks or self._stored != self._in_blocks:
             report.note(
                 "chain_break",
-                f"{report.total_count} receipts are stored and {in_blocks} are in blocks: not each is in exactly one",
+                f"{stored} receipts are stored and {in_blocks} are in blocks: not each is in exactly one",
             )
         return report
 
@@ -100,7 +113,8 @@ class _JournalCheck:
     def _count(self, check: RunCheck, sealed: list[Sealed]) -> None:
         report, before = self.report, self.report.total_count
         report.workflows += 1
-        report.total_count += len(sealed)
+        report.total_count += sum(one.pruned_by is None for one in sealed)
+        self._pruning.take(check.workflow_id, sealed, report)
         self._gaps += check.gap
         self._stored += sum(int.from_bytes(one.hash) for one in sealed)
         self._stored %= _HASHES_MODULUS
@@ -149,7 +163,7 @@ class _JournalCheck:
         self._in_blocks += sum(int.from_bytes(one.hash) for one in receipts)
         self._in_blocks %= _HASHES_MODULUS
         if block is not None and chain.seal(signed, block, receipts):
-            self.report.verified_count += sum(one.hash not in self._faulty for one in receipts)
+            self.report.verified_count += sum(one.has_body and one.hash not in self._faulty for one in receipts)
         return len(receipts) if block is None else block.count
 
     def _read(self, reading: Callable[[], list[int]], otherwise: list[int]) -> list[int]:
@@ -260,7 +274,7 @@ async def _verify_contents(journal: Journal, check: RunCheck, report: Report) ->
         await check_descriptor(journal, digest, name, report)
 
 
-async def check_descriptor(journal: Journal, digest: bytes, name: str, report: Report) -> bool:
+async def check_descriptor(journal: Descriptors, digest: bytes, name: str, report: Report) -> bool:
     """Whether the descriptor with this digest is there and whole; what is wrong goes to the report."""
     try:
         text = await journal.descriptor(digest)

@@ -18,6 +18,7 @@ from knhk.domain.histogram import Histogram
 from knhk.domain.identifier import partition_of
 from knhk.domain.receipt import Sealed, SignedBlock
 from knhk.persistence.fencing import Tip, refuse_unless_next
+from knhk.persistence.prune_records import SignedRecord
 from knhk.ports.append import Commit, Ownership
 from knhk.ports.environment import PublicKey
 from knhk.ports.journal import Claim
@@ -252,6 +253,9 @@ class MemoryScanner:
             if partition is None or partition_of(workflow_id) == partition:
                 for (seq, slot), raw in sorted(self._state.payloads[workflow_id].items()):
                     yield workflow_id, seq, slot, raw
+
+    def prune_records(self) -> Iterator[SignedRecord]:
+        yield from ()  # nothing is pruned here
 
     def verify_files(self) -> int:
         return 0

@@ -20,6 +20,7 @@ from knhk.persistence.cipher import Cipher
 from knhk.persistence.postgres_connections import connect
 from knhk.persistence.postgres_errors import FAILURES, translated
 from knhk.persistence.postgres_options import PostgresOptions
+from knhk.persistence.prune_records import SignedRecord
 from knhk.persistence.rocksdb_keys import run_key
 
 _PAGE: Final = 500
@@ -82,6 +83,9 @@ class PostgresScanner:
         for run, raw in self.rows(query, partition):
             for payload in sorted(codec.decode(raw, run), key=lambda one: (one.seq, one.slot)):
                 yield run, payload.seq, payload.slot, payload.raw
+
+    def prune_records(self) -> Iterator[SignedRecord]:
+        yield from ()  # nothing is pruned here
 
     def verify_files(self) -> int:
         return sum(

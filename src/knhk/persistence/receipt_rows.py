@@ -2,11 +2,10 @@
 
     msgpack array of Sealed                                             in clear
     0xc1 0x03 || count 4 | hash 32 each | encrypted row (cipher.py)     the bodies as a msgpack array, encrypted
-    0xc1 0x04 || count 4 | hash 32 each                                 the run was pruned
+    0xc1 0x04 || record 8 | count 4 | hash 32 each                      the run was pruned; see prune_records.py
 
 Hashes are always in clear: the Merkle tree of every block can be checked without the key, and after pruning. They are
-bound to the encrypted bodies. A receipt whose body cannot be had is given with PRUNED or LOCKED (domain/receipt.py) in
-the place of the body.
+bound to the encrypted bodies. A receipt whose body cannot be had is given without one (Sealed.has_body).
 """
 
 from typing import Final
@@ -14,12 +13,13 @@ from typing import Final
 import msgspec
 
 from knhk.domain.errors import JournalCorrupt
-from knhk.domain.receipt import LOCKED, PRUNED, Sealed
+from knhk.domain.receipt import LOCKED, Sealed
 from knhk.persistence.cipher import Cipher, Sealer
 
 ENCRYPTED: Final = b"\xc1\x03"
 HASHES: Final = b"\xc1\x04"
 _HEAD: Final = 6
+_PRUNED_HEAD: Final = 14
 _HASH: Final = 32
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _SLICE: Final = msgspec.msgpack.Decoder(list[Sealed])
@@ -34,9 +34,9 @@ def encode(receipts: list[Sealed], key: bytes, sealer: Sealer | None) -> bytes:
     return prefix + sealer.seal("receipts", key, _ENCODER.encode([one.body for one in receipts]), prefix)
 
 
-def pruned(receipts: list[Sealed]) -> bytes:
+def pruned(receipts: list[Sealed], record: int) -> bytes:
     """The row of a run that was pruned."""
-    return _prefix(HASHES, [one.hash for one in receipts])
+    return HASHES + record.to_bytes(8) + len(receipts).to_bytes(4) + b"".join([one.hash for one in receipts])
 
 
 def is_pruned(row: bytes) -> bool:
@@ -62,9 +62,9 @@ def decode(row: bytes, key: bytes, workflow_id: int, cipher: Cipher) -> list[Sea
     try:
         if row[:1] != b"\xc1":
             return _SLICE.decode(row)
-        hashes = _hashes(row, workflow_id)
         if row[:2] == HASHES:
-            return [Sealed(one, PRUNED) for one in hashes]
+            return _pruned(row, workflow_id)
+        hashes = _hashes(row, workflow_id)
         if cipher.keys is None:
             return [Sealed(one, LOCKED) for one in hashes]
         end = _HEAD + _HASH * len(hashes)
@@ -82,6 +82,14 @@ def _prefix(kind: bytes, hashes: list[bytes]) -> bytes:
 
 def _hashes(row: bytes, workflow_id: int) -> list[bytes]:
     end = _HEAD + _HASH * int.from_bytes(row[2:_HEAD])
-    if row[:2] not in (ENCRYPTED, HASHES) or len(row) < end or (row[:2] == HASHES and len(row) != end):
+    if row[:2] != ENCRYPTED or len(row) < end:
         raise JournalCorrupt(f"receipts of wf-{workflow_id} cannot be decoded: the row begins with {row[:2].hex()}")
     return [row[at : at + _HASH] for at in range(_HEAD, end, _HASH)]
+
+
+def _pruned(row: bytes, workflow_id: int) -> list[Sealed]:
+    count = int.from_bytes(row[_PRUNED_HEAD - 4 : _PRUNED_HEAD])
+    if len(row) != _PRUNED_HEAD + _HASH * count:
+        raise JournalCorrupt(f"receipts of wf-{workflow_id} cannot be decoded: {count} hashes in {len(row)} bytes")
+    record = int.from_bytes(row[2 : _PRUNED_HEAD - 4])
+    return [Sealed.pruned(row[at : at + _HASH], record) for at in range(_PRUNED_HEAD, len(row), _HASH)]

@@ -27,7 +27,7 @@ from knhk.domain.errors import (
 )
 from knhk.domain.histogram import Histogram
 from knhk.domain.identifier import to_text
-from knhk.domain.receipt import PRUNED, Sealed, SignedBlock
+from knhk.domain.receipt import Sealed, SignedBlock
 from knhk.persistence import codec, receipt_rows
 from knhk.persistence.block_rows import decode_signed_block
 from knhk.persistence.cipher import Cipher, run_path
@@ -92,6 +92,8 @@ class RocksDbStore(ProjectionRows):
         self._counters = counters
         self._codec = PayloadCodec(False)
         self.cipher = Cipher()
+        self.recent_descriptors: set[bytes] | None = None
+        """While a set is here, it gets the descriptors of every commit: whoever looks for unused ones needs to know."""
         self._read_only = True
         self._attach(database, heads)
 
@@ -181,6 +183,8 @@ class RocksDbStore(ProjectionRows):
             {claim.key_digest for claim in commit.claims},
         )
         self._unsynced.append(added)
+        if self.recent_descriptors is not None:
+            self.recent_descriptors.update(digest for digest, _ in commit.descriptors)
         await self._synced(added)
         if doomed and self.cipher.keys is not None:  # before anybody is told that it is erased
             self.cipher.keys.settle_erasure(doomed, destroy=True)
@@ -447,7 +451,7 @@ class RocksDbStore(ProjectionRows):
 
 def _without_bodies(workflow_id: int, first: Sealed) -> KnhkError:
     """Why the receipts of a run cannot be given, although they are there."""
-    if first.body == PRUNED:
+    if first.pruned_by is not None:
         return WorkflowPruned(
             f"{to_text(workflow_id)} was pruned: the hashes of its receipts are kept, and nothing else"
         )

@@ -14,6 +14,8 @@ meta       'format'                                      version of this layout,
            'writer'                                      the KNHK version that gave the directory this format
            'ring'                                        which key ring encrypts the rows; see ring_binding.py
            'rewriting'                                   how far re-encryption is; see rewriting.py
+           'retention'                                   the last time that retention believed, Unix time in ns, 8
+           'p' | partition 2 | number 8                  what was pruned; see prune_records.py
            'e' | partition 2                             the partition's epoch, 8
 """
 
@@ -27,6 +29,7 @@ FORMAT_KEY: Final = b"format"
 WRITER_KEY: Final = b"writer"
 RING_KEY: Final = b"ring"
 REWRITING_KEY: Final = b"rewriting"
+RETENTION_KEY: Final = b"retention"
 FIRST_FAMILIES: Final = ("receipts", "blocks", "payloads", "runs", "index", "timers", "keys", "meta")
 """The column families of format 1: a directory that lacks one of them is not a whole store of any format."""
 FAMILIES: Final = FIRST_FAMILIES

@@ -7,8 +7,9 @@ from knhk.domain.receipt import Sealed, SignedBlock
 from knhk.persistence import codec, receipt_rows
 from knhk.persistence.block_rows import decode_signed_block
 from knhk.persistence.cipher import Cipher, is_sealed
+from knhk.persistence.prune_records import PRUNED, SignedRecord, decode_record
 from knhk.persistence.rocksdb_database import Database
-from knhk.persistence.rocksdb_keys import BLOCK, FAMILIES, PARTITION, RUN
+from knhk.persistence.rocksdb_keys import BLOCK, FAMILIES, PARTITION, RUN, after
 from knhk.persistence.rocksdb_opening import partitions
 from knhk.persistence.scanner import ERASED_ROW, LOCKED_ROW
 
@@ -53,6 +54,10 @@ class RocksDbScanner:
                 continue
             for payload in sorted(codec.decode(row, workflow_id), key=lambda one: (one.seq, one.slot)):
                 yield workflow_id, payload.seq, payload.slot, payload.raw
+
+    def prune_records(self) -> Iterator[SignedRecord]:
+        for _, row in self._database.scan("meta", PRUNED, after(PRUNED)):
+            yield decode_record(row)
 
     def verify_files(self) -> int:
         count = 0

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from knhk.domain.receipt import Sealed, SignedBlock
+from knhk.persistence.prune_records import SignedRecord
 from knhk.ports.journal import Journal
 
 LOCKED_ROW: Final = -1
@@ -32,6 +33,10 @@ class JournalScanner(Protocol):
 
         A row that cannot be opened is one entry, with one of the above as its slot and no bytes.
         """
+        ...
+
+    def prune_records(self) -> Iterator[SignedRecord]:
+        """What was pruned, by partition and number."""
         ...
 
     def verify_files(self) -> int:

@@ -13,7 +13,7 @@ import msgspec
 
 from knhk.domain.errors import JournalCorrupt
 from knhk.domain.event import KIND_OF, TERMINAL, Kind, RecordDetail, Submitted, family_of, record_name
-from knhk.domain.receipt import LOCKED, PRUNED, Receipt, Sealed, SignedBlock, Slice
+from knhk.domain.receipt import Receipt, Sealed, SignedBlock, Slice
 from knhk.persistence import receipt_rows
 from knhk.persistence.block_rows import decode_signed_block
 from knhk.persistence.cipher import Cipher
@@ -110,7 +110,7 @@ def _add_context(
     """What belongs to the receipts of a slice: marks, descriptors, claims."""
     live: bool | None = None
     for seq, one in enumerate(sealed, part.first_seq):
-        if one.body in (LOCKED, PRUNED):
+        if not one.has_body:
             return  # pruned: it ended long ago; locked: a server always has its keys
         kind = _KIND.decode(one.body).kind
         family = family_of(kind)

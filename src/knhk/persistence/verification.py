@@ -15,7 +15,6 @@ from knhk.domain.event import Kind, Submitted
 from knhk.domain.identifier import to_text
 from knhk.domain.receipt import (
     BLOCK_PREFIX,
-    LOCKED,
     NO_HASH,
     Block,
     ChainState,
@@ -66,7 +65,8 @@ class Report(msgspec.Struct):
 
     `missing` counts receipts, blocks, payloads and descriptors that must be there and are not. `locked` counts the
     receipts, rows of payloads and descriptors that are encrypted with a key which is not at hand: of such a receipt the
-    hash alone was verified, by the signed block that has it. `problems` names the first hundred different ones of
+    hash alone was verified, by the signed block that has it. `pruned` counts receipts, not in `total_count`, of which
+    the hash alone is kept; `notes` say what was pruned. `problems` names the first hundred different ones of
     `problem_count`. Time reversals alone do not make a journal invalid: the chain proves the order of what happened,
     the clock of a machine does not.
     """
@@ -79,10 +79,12 @@ class Report(msgspec.Struct):
     missing: int = 0
     corrupt: int = 0
     locked: int = 0
+    pruned: int = 0
     blocks: int = 0
     workflows: int = 0
     problem_count: int = 0
     problems: list[str] = []
+    notes: list[str] = []
 
     @property
     def valid(self) -> bool:
@@ -109,9 +111,10 @@ class Report(msgspec.Struct):
     def absorb(self, other: "Report") -> None:
         """Take what another report found into this one."""
         for name in msgspec.structs.asdict(other):
-            if name != "problems":
+            if name not in ("problems", "notes"):
                 setattr(self, name, getattr(self, name) + getattr(other, name))
         self.problems = (self.problems + other.problems)[:NAMED_PROBLEMS]
+        self.notes = (self.notes + other.notes)[:NAMED_PROBLEMS]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-like data."""
@@ -133,10 +136,10 @@ class RunCheck:
         """Hash, form, position and predecessor of each receipt whose body can be had."""
         state = ChainState(self.workflow_id)
         for one in sealed:
-            if one.body == LOCKED:
-                self._report.locked += 1
+            if not one.has_body:  # its block proves the hash, nobody the contents
+                self._report.locked += one.pruned_by is None
+                self._report.pruned += one.pruned_by is not None
                 self.locked = True
-                self.faulty.add(one.hash)  # not verified: its block proves the hash, nobody the contents
                 state.next_seq, state.previous_hash = state.next_seq + 1, one.hash
                 continue
             expected = state.next_seq

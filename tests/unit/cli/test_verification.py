@@ -78,10 +78,12 @@ def test_what_was_written_verifies() -> None:
         "missing": 0,
         "corrupt": 0,
         "locked": 0,
+        "pruned": 0,
         "blocks": 5,
         "workflows": 4,
         "problem_count": 0,
         "problems": [],
+        "notes": [],
     }
     for run in RUNS:
         alone = check_run(copy(), run)

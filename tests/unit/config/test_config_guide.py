@@ -182,7 +182,6 @@ def test_what_the_guide_asks_for_in_vain_is_said(tmp_path: Path) -> None:
         "platform.enable_auto_scaling",
         "platform.enable_learning",
         "platform.enable_cost_tracking",
-        "persistence.retention_days",
         "auth",
         "audit",
         "tls",
