@@ -24,7 +24,7 @@ AT = 1_800_000_000_000_000_000
 
 def incident(name: str = "slo.success", **changes: Any) -> Incident:
     given = {"severity": "critical", "summary": "Workflows fail: <5 %> & more", "details": {"burn_rate": "14.4"}}
-    return Incident(name=name, started_at_ns=AT, **(given | changes))  # type: ignore[arg-type]
+    return Incident(name=name, started_at_ns=AT, node=NODE, **(given | changes))  # type: ignore[arg-type]
 
 
 def over(name: str = "slo.success") -> Incident:
@@ -71,8 +71,8 @@ def pagerduty_channel(url: str, client: HttpClient) -> HttpChannel:
         Audience("pagerduty"),
         "pagerduty",
         lambda fires, gone: [
-            *(channels.pagerduty(url, "key-1", NODE, one, over=False) for one in fires),
-            *(channels.pagerduty(url, "key-1", NODE, one, over=True) for one in gone),
+            *(channels.pagerduty(url, "key-1", one, over=False) for one in fires),
+            *(channels.pagerduty(url, "key-1", one, over=True) for one in gone),
         ],
         client.get,
     )

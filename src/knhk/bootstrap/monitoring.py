@@ -21,7 +21,9 @@ def monitor_of(node: Node) -> Monitor:
     monitor = Monitor(
         node.clock,
         level,
-        Ledger(cooldown_ns=settings.cooldown_ns, resolve_after_ns=settings.resolve_after_ns),
+        Ledger(
+            node.config.platform.node_id, cooldown_ns=settings.cooldown_ns, resolve_after_ns=settings.resolve_after_ns
+        ),
         _channels(node, client),
         client,
         node=node.config.platform.node_id,
@@ -74,8 +76,8 @@ def _channel(node: Node, given: AlertChannel, audience: Audience, client: HttpCl
             audience,
             given.type,
             lambda fires, over: [
-                *(channels.pagerduty(url, key, name, one, over=False) for one in fires),
-                *(channels.pagerduty(url, key, name, one, over=True) for one in over),
+                *(channels.pagerduty(url, key, one, over=False) for one in fires),
+                *(channels.pagerduty(url, key, one, over=True) for one in over),
             ],
             client.get,
         )

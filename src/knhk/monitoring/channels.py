@@ -34,24 +34,25 @@ class Request(NamedTuple):
     headers: Mapping[str, str]
 
 
-def deduplication_key(node: str, incident: Incident) -> str:
-    """What binds the messages about one incident together, the same on every attempt and over restarts."""
-    key = f"knhk/{node}/{incident.id}"
+def deduplication_key(incident: Incident) -> str:
+    """What binds the messages about one incident together: the same on every attempt, and when the node has another
+    name after a restart."""
+    key = f"knhk/{incident.node}/{incident.id}"
     return key if len(key) <= _KEY else f"knhk/{hashlib.sha256(key.encode()).hexdigest()}"
 
 
-def pagerduty(url: str, routing_key: str, node: str, incident: Incident, *, over: bool) -> Request:
+def pagerduty(url: str, routing_key: str, incident: Incident, *, over: bool) -> Request:
     """One event: a trigger, or the resolve of the same deduplication key."""
     event: dict[str, Any] = {
         "routing_key": routing_key,
         "event_action": "resolve" if over else "trigger",
-        "dedup_key": deduplication_key(node, incident),
+        "dedup_key": deduplication_key(incident),
     }
     if not over:
         event["client"] = _CLIENT
         event["payload"] = {
             "summary": incident.summary[:_SUMMARY],
-            "source": node,
+            "source": incident.node,
             "severity": incident.severity,
             "timestamp": rfc3339(incident.started_at_ns),
             "component": "knhk",
@@ -91,7 +92,7 @@ def _escaped(text: str) -> str:
 
 def webhook(url: str, secret: str, node: str, fires: Sequence[Incident], over: Sequence[Incident]) -> Request:
     """One body for all incidents. With a secret, `x-knhk-signature` is `sha256=` and the HMAC-SHA-256 of the body."""
-    alerts = [_alert(node, one, "firing") for one in fires] + [_alert(node, one, "resolved") for one in over]
+    alerts = [_alert(one, "firing") for one in fires] + [_alert(one, "resolved") for one in over]
     body = msgspec.json.encode({"version": 1, "node": node, "alerts": alerts})
     headers = {"content-type": "application/json"}
     if secret:
@@ -99,14 +100,14 @@ def webhook(url: str, secret: str, node: str, fires: Sequence[Incident], over: S
     return Request(url, body, headers)
 
 
-def _alert(node: str, incident: Incident, status: str) -> dict[str, Any]:
+def _alert(incident: Incident, status: str) -> dict[str, Any]:
     return {
         "status": status,
         "name": incident.name,
         "severity": incident.severity,
         "summary": incident.summary,
         "details": incident.details,
-        "dedup_key": deduplication_key(node, incident),
+        "dedup_key": deduplication_key(incident),
         "started_at": rfc3339(incident.started_at_ns),
         "resolved_at": rfc3339(incident.resolved_at_ns) if incident.resolved_at_ns else None,
     }
@@ -122,17 +123,17 @@ def email(
     message["Subject"] = _one_line(f"[KNHK {node}] {headline(fires, over)}")
     message["Date"] = at
     first = (*fires, *over)[0]
-    message["Message-ID"] = _message_id(node, first, over=not fires)
+    message["Message-ID"] = _message_id(first, over=not fires)
     if not fires:
-        message["In-Reply-To"] = message["References"] = _message_id(node, first, over=False)
+        message["In-Reply-To"] = message["References"] = _message_id(first, over=False)
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's out-of-office answers
     texts = [_paragraph(one, over=False) for one in fires] + [_paragraph(one, over=True) for one in over]
     message.set_content("\n\n".join([*texts, f"node: {node}"]) + "\n")
     return message
 
 
-def _message_id(node: str, incident: Incident, *, over: bool) -> str:
-    digest = hashlib.sha256(deduplication_key(node, incident).encode()).hexdigest()[:32]
+def _message_id(incident: Incident, *, over: bool) -> str:
+    digest = hashlib.sha256(deduplication_key(incident).encode()).hexdigest()[:32]
     return f"<{digest}.{'resolved' if over else 'firing'}@knhk.invalid>"
 
 

@@ -176,7 +176,7 @@ class HttpClient:
 async def try_out(channel: Channel, node: str, now_ns: int) -> str:
     """Send a test alert and its end; empty if both were taken, or else why not."""
     details = {"node": node, "what": "a test that somebody asked for; nothing is wrong"}
-    test = Incident("test", "info", f"KNHK test alert from {node}", details, now_ns)
+    test = Incident("test", "info", f"KNHK test alert from {node}", details, now_ns, node=node)
     try:
         await channel.tell([test], [])
         test.resolved_at_ns = now_ns

@@ -29,7 +29,7 @@ class Told(msgspec.Struct):
 
 
 class Incident(msgspec.Struct):
-    """One time that a condition held. `clear_since_ns` is since when it does not, while that may still change."""
+    """One time that a condition held on a node. `clear_since_ns` is since when it does not, while that may change."""
 
     name: str
     severity: Severity
@@ -39,6 +39,7 @@ class Incident(msgspec.Struct):
     resolved_at_ns: int = 0
     clear_since_ns: int = 0
     told: dict[str, Told] = {}
+    node: str = ""
 
     @property
     def id(self) -> str:
@@ -77,7 +78,8 @@ class Audience(msgspec.Struct, frozen=True):
 class Ledger:
     """All incidents that are firing or not long gone. Changed incidents are collected for the store."""
 
-    def __init__(self, *, cooldown_ns: int, resolve_after_ns: int) -> None:
+    def __init__(self, node: str, *, cooldown_ns: int, resolve_after_ns: int) -> None:
+        self._node = node
         self._cooldown_ns, self._resolve_after_ns = cooldown_ns, resolve_after_ns
         self.firing: dict[str, Incident] = {}
         self.resolved: list[Incident] = []
@@ -85,7 +87,8 @@ class Ledger:
         self.changed: dict[str, Incident | None] = {}
 
     def load(self, incidents: Iterable[Incident], silences: Iterable[Silence]) -> None:
-        """Take in what was stored."""
+        """What was stored, in place of all that is known."""
+        self.firing, self.resolved, self.silences, self.changed = {}, [], {}, {}
         for incident in sorted(incidents, key=lambda one: one.started_at_ns):
             if incident.firing:
                 self.firing[incident.name] = incident
@@ -101,7 +104,8 @@ class Ledger:
             if incident is not None:
                 self._still(incident, condition)
             elif not self._cools_down(name, now_ns):
-                incident = Incident(name, condition.severity, condition.summary, dict(condition.details), now_ns)
+                details = dict(condition.details)
+                incident = Incident(name, condition.severity, condition.summary, details, now_ns, node=self._node)
                 self.firing[name] = self._changes(incident)
         for incident in [one for name, one in self.firing.items() if name not in holding]:
             self._gone(incident, now_ns)

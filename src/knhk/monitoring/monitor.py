@@ -64,6 +64,8 @@ class Monitor:
         self._client, self._node, self._interval_s = client, node, interval_s
         self._projections, self._journal, self._partition, self._progress = projections, journal, partition, progress
         self.checks: Checks = dict
+        self.leads: Callable[[], bool] = lambda: True
+        """Whether this node is the one that tells: where several share the store, only one does."""
         self.sources: list[Callable[[], Iterable[Condition]]] = [self._burning, self._unwell]
         self._unwell_since_ns: dict[str, int] = {}
         self._telling: dict[str, asyncio.Task[None]] = {}
@@ -180,8 +182,15 @@ class Monitor:
             await self._clock.sleep(_STORE_TRY_S)
 
     async def _watch(self) -> None:
-        await self._until_done(self._load_alerts)
+        loaded = False
         while True:
+            if not self.leads():
+                loaded = False
+                await self._clock.sleep(self._interval_s)
+                continue
+            if not loaded:
+                await self._until_done(self._load_alerts)
+                loaded = True
             try:
                 self._ledger.observe(self._conditions(), self._clock.now_ns())
                 await self._store_alerts()

@@ -72,6 +72,7 @@ class ServiceLevel:
         self._clock, self.targets, self._uptime = clock, targets, uptime
         self.history = History()
         self.complete = False
+        self._fold = FOLD
         self._summed: dict[int, Bucket] = {}
         self._summed_at_ns = 0
         self.objectives = tuple(self._objectives())
@@ -91,10 +92,11 @@ class ServiceLevel:
 
     async def load(self, projections: Projections, journal: Journal, partition: int, progress: Progress) -> None:
         """Take in what earlier processes stored, and what they had not stored yet. Raises Unavailable, Corrupt."""
+        self._fold = f"{FOLD}/{partition}"
         earlier = History()
         for prefix in prefixes():
-            earlier.load(await projections.rows(FOLD, prefix, limit=MINUTES_KEPT + HOURS_KEPT))
-        stored = await projections.cursor(FOLD)
+            earlier.load(await projections.rows(self._fold, prefix, limit=MINUTES_KEPT + HOURS_KEPT))
+        stored = await projections.cursor(self._fold)
         if progress.began - stored <= MOST_MADE_UP:
             await self._make_up(earlier, journal, partition, stored + 1, progress.began)
         # All of it or nothing: if the store fails on the way, this is tried again from the beginning.
@@ -124,7 +126,7 @@ class ServiceLevel:
         if not self.complete or not progress.at_rest:
             return False
         cursor, rows = progress.cursor, self.history.rows(self._clock.now_ns())
-        await projections.store(FOLD, rows, cursor)
+        await projections.store(self._fold, rows, cursor)
         return True
 
     # -- what it means

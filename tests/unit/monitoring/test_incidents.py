@@ -18,7 +18,7 @@ ALL = Audience("all", "info")
 
 
 def ledger() -> Ledger:
-    return Ledger(cooldown_ns=5 * MINUTE, resolve_after_ns=MINUTE)
+    return Ledger("node-1", cooldown_ns=5 * MINUTE, resolve_after_ns=MINUTE)
 
 
 def restarted(before: Ledger) -> Ledger:

@@ -86,4 +86,4 @@ async def test_nothing_is_stored_while_the_projector_is_at_work() -> None:
     found = level(clock)
     await found.load(store, store, 0, SimpleNamespace(began=-1, cursor=-1, at_rest=True))
     assert not await found.store(store, SimpleNamespace(began=-1, cursor=5, at_rest=False))
-    assert await store.cursor("service_level") == -1
+    assert await store.cursor("service_level/0") == -1

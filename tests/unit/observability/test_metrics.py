@@ -105,7 +105,7 @@ def monitor(clock: SystemClock) -> Monitor:
     return Monitor(
         clock,
         level,
-        Ledger(cooldown_ns=0, resolve_after_ns=0),
+        Ledger("node", cooldown_ns=0, resolve_after_ns=0),
         [channel],  # type: ignore[list-item]
         HttpClient(),
         node="node",
