@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from knhk.cli.output import stderr, style_of
+from knhk.domain.paths import is_inside
 from knhk.domain.times import rfc3339
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ _STEP_STATES: Final = {
     "step.failed": "failed",
     "step.retrying": "retrying",
     "step.skipped": "skipped",
+    "step.opened": "running",
+    "step.caught": "running",
     "timer.set": "waiting",
     "step.waiting": "waiting",
 }
@@ -52,7 +55,7 @@ class Tally:
         self.state = _RUN_STATES.get(kind, self.state)
         if kind == "workflow.submitted":
             self.name, self.steps = detail.get("name", ""), detail.get("steps", 0)
-        if kind == "step.completed":
+        if kind == "step.completed" and not is_inside(step):
             self.completed += 1
         if step and kind in _STEP_STATES:
             self.newest[step] = (_STEP_STATES[kind], receipt["attempt"], _seconds(receipt), _why(detail))

@@ -29,6 +29,7 @@ class Reading(msgspec.Struct, frozen=True):
 class BlockScope:
     """One block. `outer` is the block around it and `outer_index` the step of that which this block is part of.
 
+    A block that repeats has one step, which is that step of the block around it once more, and stands in its place.
     `names` are the variables that its expressions may read besides inputs, steps and run; `kept` are the steps whose
     outputs somebody reads.
     """
@@ -40,9 +41,11 @@ class BlockScope:
         names: frozenset[str] = frozenset(),
         outer: "BlockScope | None" = None,
         outer_index: int = EVERYWHERE,
+        *,
+        repeats: bool = False,
     ) -> None:
         self.parts, self.path, self.names = parts, path, names
-        self.outer, self.outer_index = outer, outer_index
+        self.outer, self.outer_index, self.repeats = outer, outer_index, repeats
         self.index_of: dict[str, int] = {}
         self.graph: Graph
         self.kept: set[int] = set()
@@ -50,8 +53,16 @@ class BlockScope:
         self._ancestors: Ancestors | None = None
 
     def at(self, index: int, *rest: str | int) -> Path:
-        """The path of something in a step, in the descriptor; of a reader that is no step, in the block."""
-        return (*self.path, index, *rest)
+        """The path of something in a step, in the descriptor."""
+        return (*self.path, *rest) if self.repeats else (*self.path, index, *rest)
+
+    def dependencies(self, index: int) -> tuple[str, ...]:
+        """The names of the steps on which a step depends. Their outputs are read."""
+        if self.repeats and self.outer is not None:
+            return self.outer.dependencies(self.outer_index)
+        found = self.graph.depends_on[index]
+        self.kept.update(found)
+        return tuple([self.parts[one].name for one in found])
 
     def note(self, reading: Reading) -> None:
         """An expression of this block reads something."""

@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from knhk.domain.block_scope import EVERYWHERE, BlockScope
+from knhk.domain.compile_bodies import count_steps
 from knhk.domain.compile_limits import compile_limits
 from knhk.domain.compile_steps import NAME, StepCompiler
 from knhk.domain.compile_values import ONCE, ValueCompiler
@@ -69,8 +70,8 @@ def compile_descriptor(
 
 
 def _check_count(spec: SpecPart, max_steps: int, complaints: Complaints) -> bool:
-    if len(spec.steps) > max_steps:
-        complaints.add(f"{len(spec.steps)} steps; at most {max_steps} are allowed", ("spec", "steps"))
+    if (count := count_steps(spec.steps)) > max_steps:
+        complaints.add(f"{count} steps; at most {max_steps} are allowed", ("spec", "steps"))
         return False
     if not spec.steps and not complaints:
         complaints.add("a workflow needs at least one step", ("spec", "steps"))
@@ -91,11 +92,11 @@ class _Compiler:
         inputs_schema = compile_inputs(spec.inputs, self._complaints)
         scope = BlockScope(spec.steps, ("spec", "steps"))
         self._steps.default = self._values.policy(spec.retries, spec.retry, ("spec",), scope, EVERYWHERE) or ONCE
-        steps = self._steps.block(scope)
+        root = self._steps.block(scope)
         outputs = self._outputs(spec.outputs, scope) if spec.outputs else ()
         invariants = self._invariants(spec, scope) if spec.invariants else ()
         limits = compile_limits(spec, self._values, scope, self._complaints)
-        scope.check(declared_names(inputs_schema), self._complaints)
+        self._steps.finish(declared_names(inputs_schema))
         plan = Plan(
             digest=digest,
             name=metadata.name,
@@ -104,7 +105,7 @@ class _Compiler:
             labels=metadata.labels or {},
             covenant=spec.covenant or "Sigma",
             timeout_ns=default_timeout_ns if spec.timeout is None else self._timeout(spec.timeout),
-            root=self._steps.finish(scope, steps),
+            root=root,
             inputs_schema=inputs_schema,
             outputs=outputs,
             invariants=invariants,

@@ -6,19 +6,23 @@ from typing import Any, Final
 
 import msgspec
 
-from knhk.domain.block_scope import BlockScope
+from knhk.domain.block_scope import EVERYWHERE, BlockScope
 from knhk.domain.compile_actions import check_literals, traits_of
+from knhk.domain.compile_bodies import BodyCompiler, is_repeated, wait_params
 from knhk.domain.compile_values import ONCE, ValueCompiler
-from knhk.domain.complaints import Complaints
+from knhk.domain.complaints import Complaints, Path
 from knhk.domain.descriptor import StepPart
 from knhk.domain.descriptor_shape import BLANK
-from knhk.domain.expressions import Condition, Template
+from knhk.domain.expressions import Condition, Template, compile_template
 from knhk.domain.graph import build
 from knhk.domain.json_schemas import error_places, matches, schema_fault
 from knhk.domain.plan import NEVER, ActionTraits, Block, EndState, RetryPolicy, Step, block_of
 
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
 _DATA: Final = frozenset({"data"})
+_COMPOSITE: Final = ActionTraits("", pure=True, guarantee="", reads_dependencies=False)
+_NO_PARAMS: Final = compile_template(None)
+_WAIT: Final = "wait"
 VALIDATE: Final = "validate"
 _NO_ACCEPTS: Final[Mapping[int, frozenset[EndState]]] = {}
 
@@ -28,11 +32,14 @@ class StepCompiler:
 
     def __init__(self, actions: Mapping[str, ActionTraits], complaints: Complaints, values: ValueCompiler) -> None:
         self._actions, self._complaints, self._values = actions, complaints, values
+        self._bodies = BodyCompiler(complaints, values, self.block)
+        self._blocks: list[tuple[BlockScope, Block]] = []
         self.default = ONCE
 
-    def block(self, scope: BlockScope) -> list[Step]:
-        """The steps of a block. Which outputs are kept is not decided yet (see `finish`)."""
-        self._names(scope)
+    def block(self, scope: BlockScope, output: Any = None, output_path: Path = ()) -> Block:
+        """A block with all that is inside it. Which outputs are kept is not decided yet (see `finish`)."""
+        if not scope.repeats:
+            self._names(scope)
         accepts: dict[int, dict[int, frozenset[EndState]]] = {}
         parts = scope.parts
         scope.graph = build(
@@ -40,15 +47,23 @@ class StepCompiler:
         )
         self._check_cycles(scope)
         handled = {other for accepted in accepts.values() for other, states in accepted.items() if "failed" in states}
-        return [
+        steps = [
             self._step(scope, index, accepts.get(index, _NO_ACCEPTS), index in handled) for index in range(len(parts))
         ]
+        given = None if output is None else self._values.template(output, output_path, scope, EVERYWHERE)
+        block = block_of(tuple(steps), given, repeats=scope.repeats)
+        self._blocks.append((scope, block))
+        return block
 
-    def finish(self, scope: BlockScope, steps: list[Step]) -> Block:
-        """The block of these steps, now that it is known who reads them."""
-        for index in scope.kept:
-            msgspec.structs.force_setattr(steps[index], "keep_output", True)  # nobody else has seen it yet
-        return block_of(tuple(steps))
+    def finish(self, inputs: frozenset[str] | None) -> None:
+        """Check what all expressions read, and mark the outputs that must be kept for them."""
+        for scope, _ in self._blocks:
+            scope.check(inputs, self._complaints)
+        for scope, block in self._blocks:
+            if scope.outer is not None and block.output is None:
+                scope.kept.update(block.last)
+            for index in scope.kept:
+                msgspec.structs.force_setattr(block.steps[index], "keep_output", True)  # nobody else has seen it yet
 
     def _names(self, scope: BlockScope) -> None:
         index_of = scope.index_of
@@ -104,55 +119,81 @@ class StepCompiler:
     def _step(
         self, scope: BlockScope, index: int, accepts: Mapping[int, frozenset[EndState]], failure_is_handled: bool
     ) -> Step:
-        part, graph = scope.parts[index], scope.graph
-        traits = self._traits(scope, index, part)
-        depends_on = graph.depends_on[index]
-        return Step(
-            index=index,
-            name=part.name,
-            action=part.action,
-            traits=traits,
-            params=self._params(scope, index, part, traits),
-            depends_on=depends_on,
-            dependents=graph.dependents[index],
-            timeout_ns=(
-                NEVER if part.timeout is None else self._values.duration(part.timeout, scope.at(index, "timeout"))
-            ),
-            retry=self._own_policy(scope, index, part),
-            semantics=part.semantics or "at_least_once",
-            keep_output=False,
-            output_schema=self._output_schema(scope, index, part),
-            given=(
-                tuple([scope.parts[one].name for one in depends_on]) if depends_on and traits.reads_dependencies else ()
-            ),
+        part = scope.parts[index]
+        if not scope.repeats:
+            self._bodies.check_keys(scope, index, part)
+        body = self._bodies.body(scope, index, part)
+        if body is None:
+            step = self._action(scope, index, part)
+        else:
+            key, node = body
+            step = Step(index, part.name, key, _COMPOSITE, _NO_PARAMS, (), (), NEVER, ONCE, "at_least_once", False)
+            if not is_repeated(part):
+                step = self._with_policy(scope, index, part, step, ONCE)
+            step = msgspec.structs.replace(step, body=node)
+        if scope.repeats:
+            return step
+        return msgspec.structs.replace(
+            step,
+            depends_on=scope.graph.depends_on[index],
+            dependents=scope.graph.dependents[index],
             when=self._when(scope, index, part),
             accepts=accepts,
-            failure_is_handled=failure_is_handled,
+            continue_on_error=bool(part.continue_on_error),
+            failure_is_handled=failure_is_handled or bool(part.continue_on_error),
+            catch=None if part.catch is None else self._bodies.catch(scope, index, part.catch),
+        )
+
+    def _action(self, scope: BlockScope, index: int, part: StepPart) -> Step:
+        """A step that is an action; what it has to do with other steps is left out."""
+        name, params, place = part.action or BLANK, part.params or {}, scope.at(index, "params")
+        if part.wait is not None:
+            name, params, place = _WAIT, wait_params(part.wait), scope.at(index, "wait")
+        traits = traits_of(name, part.queue, self._actions, self._complaints, scope.at(index, "action"))
+        step = Step(
+            index=index,
+            name=part.name,
+            action=name,
+            traits=traits,
+            params=self._params(scope, index, traits, params, place),
+            depends_on=(),
+            dependents=(),
+            timeout_ns=NEVER,
+            retry=ONCE,
+            semantics=part.semantics or "at_least_once",
+            keep_output=False,
+            given=(
+                scope.dependencies(index)
+                if traits.reads_dependencies and not (name == VALIDATE and "data" in params)
+                else ()
+            ),
+        )
+        return self._with_policy(scope, index, part, step, self.default)
+
+    def _with_policy(self, scope: BlockScope, index: int, part: StepPart, step: Step, default: RetryPolicy) -> Step:
+        timeout = part.timeout
+        return msgspec.structs.replace(
+            step,
+            timeout_ns=NEVER if timeout is None else self._values.duration(timeout, scope.at(index, "timeout")),
+            retry=self._own_policy(scope, index, part, default),
+            output_schema=self._output_schema(scope, index, part),
         )
 
     def _when(self, scope: BlockScope, index: int, part: StepPart) -> Condition | None:
         return None if part.when is None else self._values.condition(part.when, scope.at(index, "when"), scope, index)
 
-    def _traits(self, scope: BlockScope, index: int, part: StepPart) -> ActionTraits:
-        return traits_of(part.action, part.queue, self._actions, self._complaints, scope.at(index, "action"))
-
-    def _params(self, scope: BlockScope, index: int, part: StepPart, traits: ActionTraits) -> Template:
-        params: dict[str, Any] = part.params or {}
-        if part.action == VALIDATE and "rules" in params:
+    def _params(
+        self, scope: BlockScope, index: int, traits: ActionTraits, params: dict[str, Any], place: Path
+    ) -> Template:
+        if traits.name == VALIDATE and "rules" in params:
             params = self._with_rules(scope, index, params)
-        template = self._values.template(params, scope.at(index, "params"), scope, index)
-        check_literals(traits, params, self._complaints, scope.at(index, "params"))
+        template = self._values.template(params, place, scope, index)
+        check_literals(traits, params, self._complaints, place)
         schema = traits.params_schema
         if schema is not None and not template.dynamic and not matches(schema, template.constant):
-            self._check_params(scope, index, template.constant, traits)
-        depends_on = scope.graph.depends_on[index]
-        if depends_on and traits.reads_dependencies and not (part.action == VALIDATE and "data" in params):
-            scope.kept.update(depends_on)
+            for message, where in error_places(schema, template.constant):
+                self._complaints.add(f"action {traits.name!r}: {message}", (*place, *where))
         return template
-
-    def _check_params(self, scope: BlockScope, index: int, params: Any, traits: ActionTraits) -> None:
-        for message, where in error_places(traits.params_schema or {}, params):
-            self._complaints.add(f"action {traits.name!r}: {message}", scope.at(index, "params", *where))
 
     def _with_rules(self, scope: BlockScope, index: int, params: dict[str, Any]) -> dict[str, Any]:
         """Rules of `validate` are conditions, not values: checked here, and left as CEL for the action."""
@@ -176,9 +217,9 @@ class StepCompiler:
             self._complaints.add(f"not a usable JSON Schema: {fault}", scope.at(index, "output_schema"))
         return part.output_schema
 
-    def _own_policy(self, scope: BlockScope, index: int, part: StepPart) -> RetryPolicy:
+    def _own_policy(self, scope: BlockScope, index: int, part: StepPart, default: RetryPolicy) -> RetryPolicy:
         if part.retries is None and part.retry is None:
-            return ONCE if part.semantics == "at_most_once" else self.default
+            return ONCE if part.semantics == "at_most_once" else default
         policy = self._values.policy(part.retries, part.retry, scope.at(index), scope, index) or ONCE
         if part.semantics == "at_most_once" and policy.max_attempts > 1:
             key = "retries" if part.retries is not None else "retry"

@@ -5,9 +5,9 @@ from heapq import heappop
 import msgspec
 
 from knhk.domain.event import Failure
-from knhk.domain.frame import Frame, StepState
+from knhk.domain.frame import Frame, StepState, is_halted
 from knhk.domain.lease import is_leased
-from knhk.domain.run_state import Run, RunState
+from knhk.domain.run_state import Inner, Run, RunState
 from knhk.domain.waits import Waits
 
 
@@ -37,6 +37,18 @@ class Deliver(msgspec.Struct, frozen=True):
     position: int
 
 
+class ExpireStep(msgspec.Struct, frozen=True):
+    """The deadline of a step with steps inside has passed."""
+
+    position: int
+
+
+class EndFrame(msgspec.Struct, frozen=True):
+    """A frame is done, has failed or is decided: what it was opened for goes on."""
+
+    number: int
+
+
 class FailLost(msgspec.Struct, frozen=True):
     """An `at_most_once` step was started and its outcome is unknown: it must not run again."""
 
@@ -54,7 +66,7 @@ class Expire(msgspec.Struct, frozen=True):
     """The run's deadline has passed."""
 
 
-Command = RunStep | SkipStep | FireTimer | Deliver | FailLost | Finish | Expire
+Command = RunStep | SkipStep | FireTimer | Deliver | ExpireStep | EndFrame | FailLost | Finish | Expire
 
 
 def decide(run: Run, now_ns: int, limit: int = 1 << 30) -> list[Command]:
@@ -72,12 +84,17 @@ def decide(run: Run, now_ns: int, limit: int = 1 << 30) -> list[Command]:
                 _take_skips(run, limit, commands)
             if run.ready:
                 _take_ready(run, run, limit, commands)
+            if run.inner is not None and run.inner.frames:
+                _take_inside(run, run.inner, limit, commands)
             if not commands and run.completed + run.others == len(run.steps):
                 return [Finish(None)]
-        elif not run.in_flight:
+            return commands
+        if run.inner is not None:
+            _take_closing(run.inner, commands)
+        if not commands and not run.in_flight:
             # Attempts that were under way when a step failed are let finish: what they did must be known to a retry.
-            name = run.path(run.first_failed)
-            return [Finish(msgspec.structs.replace(run.failures[run.first_failed], step=name))]
+            failure = run.failures[run.first_failed]
+            return [Finish(msgspec.structs.replace(failure, step=failure.step or run.path(run.first_failed)))]
         return commands
     if run.state is RunState.PAUSED and run.deadline_ns and now_ns >= run.deadline_ns:
         return [Expire()]
@@ -89,18 +106,23 @@ def _take_due(run: Run, now_ns: int, commands: list[Command]) -> None:
         at_ns, position = heappop(run.timers)
         if run.timer_at_ns.get(position) != at_ns:
             continue  # The step moved on after this timer was set.
-        del run.timer_at_ns[position]
         if run.waits is not None and position in run.waits.deliveries:
+            del run.timer_at_ns[position]
             continue  # What it waited for came in time, whenever that is looked at.
         frame, index = run.at(position)
+        if is_halted(frame):
+            continue
+        del run.timer_at_ns[position]
         if frame.steps[index] is StepState.WAITING:
             commands.append(FireTimer(position))
+        elif frame.steps[index] is StepState.RUNNING:
+            commands.append(ExpireStep(position))
         else:
             run.make_ready(frame, index)
 
 
 def _take_deliveries(waits: Waits, commands: list[Command]) -> None:
-    commands.extend([Deliver(position) for position in waits.due])
+    commands.extend([Deliver(position) for position in waits.due if position in waits.deliveries])
     waits.due.clear()
 
 
@@ -108,9 +130,33 @@ def _take_skips(run: Run, limit: int, commands: list[Command]) -> None:
     room = max(0, limit - len(commands))
     skips, run.skips = run.skips[:room], run.skips[room:]
     for position in skips:
+        if not run.is_open(position):
+            continue
         frame, index = run.at(position)
         if frame.steps[index] is StepState.PENDING:  # After a crash, what was journaled as skipped is still in here.
             commands.append(SkipStep(position))
+
+
+def _take_inside(run: Run, inner: Inner, limit: int, commands: list[Command]) -> None:
+    busy = inner.busy
+    while busy and len(commands) < limit:
+        frame = busy[0]
+        if frame.number in inner.frames and not is_halted(frame):
+            _take_ready(run, frame, limit, commands)
+            if frame.ready:
+                break
+        busy.popleft()
+        frame.listed = False
+    if inner.closing:
+        _take_closing(inner, commands)
+
+
+def _take_closing(inner: Inner, commands: list[Command]) -> None:
+    # Attempts that were under way when a step failed are let finish: what they did must be known to a retry.
+    ready = [one.number for one in inner.closing.values() if one.winner >= 0 or not one.in_flight]
+    for number in ready:
+        del inner.closing[number]
+        commands.append(EndFrame(number))
 
 
 def _take_ready(run: Run, frame: Frame, limit: int, commands: list[Command]) -> None:

@@ -5,11 +5,32 @@ name everything that is wrong, and the rest is still looked at by the compiler. 
 too, so a key is described, accepted and checked in one place each; tests hold the two readings of it together.
 """
 
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from knhk.domain.complaints import Complaints
+from knhk.domain.descriptor_parts import (
+    COVENANTS,
+    KINDS,
+    MAX_LIMIT,
+    MAX_RETRIES,
+    MAX_TIMES,
+    CasePart,
+    CatchPart,
+    ConcurrencyPart,
+    DependencyPart,
+    Descriptor,
+    ForeachPart,
+    InvariantPart,
+    LoopPart,
+    MetadataPart,
+    ParallelPart,
+    RateLimitPart,
+    RetryPart,
+    SpecPart,
+    StepPart,
+)
 from knhk.domain.descriptor_shape import (
     DROP,
     Boolean,
@@ -19,6 +40,7 @@ from knhk.domain.descriptor_shape import (
     Integer,
     ListOf,
     MapOf,
+    Named,
     Number,
     Object,
     Schema,
@@ -26,112 +48,7 @@ from knhk.domain.descriptor_shape import (
     Value,
     check,
 )
-from knhk.domain.limits import HIGHEST_PRIORITY, OnLimit
-from knhk.domain.plan import CovenantName, EndState, Semantics
-
-MAX_RETRIES: Final = 1000
-MAX_LIMIT: Final = 1_000_000
-COVENANTS: Final = ("O", "Sigma", "Q", "Pi", "MAPEK", "Chatman")
-
-Retries = Annotated[int, msgspec.Meta(ge=0, le=MAX_RETRIES)]
-Attempts = Annotated[int, msgspec.Meta(ge=1, le=MAX_RETRIES + 1)]
-Factor = Annotated[float, msgspec.Meta(ge=1, le=1000)]
-LimitCount = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
-Priority = Annotated[int, msgspec.Meta(ge=0, le=HIGHEST_PRIORITY)]
-JsonSchema = dict[str, Any] | bool
-
-
-class RetryPart(msgspec.Struct, forbid_unknown_fields=True):
-    """`retry` of the specification or of a step. Durations are texts with a unit, conditions CEL."""
-
-    max_attempts: Attempts | None = None
-    delay: str | None = None
-    factor: Factor | None = None
-    max_delay: str | None = None
-    jitter: bool | None = None
-    when: str | None = None
-    except_when: str | None = None
-
-
-class DependencyPart(msgspec.Struct, forbid_unknown_fields=True):
-    """One of `depends_on` that says in which end states of the other step this one runs."""
-
-    step: str
-    on: list[EndState] | None = None
-
-
-class StepPart(msgspec.Struct, forbid_unknown_fields=True):
-    """One of `spec.steps`."""
-
-    name: str
-    action: str
-    params: dict[str, Any] | None = None
-    depends_on: list[str | DependencyPart] | None = None
-    when: str | None = None
-    timeout: str | None = None
-    retry: RetryPart | None = None
-    retries: Retries | None = None
-    semantics: Semantics | None = None
-    output_schema: JsonSchema | None = None
-    queue: str | None = None
-
-
-class InvariantPart(msgspec.Struct, forbid_unknown_fields=True):
-    """One of `spec.invariants` that has a name."""
-
-    name: str
-    rule: str
-
-
-class ConcurrencyPart(msgspec.Struct, forbid_unknown_fields=True):
-    """`spec.concurrency`."""
-
-    limit: LimitCount
-    key: str | None = None
-    on_limit: OnLimit | None = None
-
-
-class RateLimitPart(msgspec.Struct, forbid_unknown_fields=True):
-    """`spec.rate_limit`."""
-
-    limit: LimitCount
-    per: str
-    key: str | None = None
-
-
-class SpecPart(msgspec.Struct, forbid_unknown_fields=True):
-    """`spec`."""
-
-    steps: list[StepPart]
-    covenant: CovenantName | None = None
-    timeout: str | None = None
-    retries: Retries | None = None
-    retry: RetryPart | None = None
-    inputs: dict[str, Any] | None = None
-    outputs: dict[str, Any] | None = None
-    invariants: list[str | InvariantPart] | None = None
-    concurrency: ConcurrencyPart | None = None
-    rate_limit: RateLimitPart | None = None
-    priority: Priority | None = None
-
-
-class MetadataPart(msgspec.Struct, forbid_unknown_fields=True):
-    """`metadata`."""
-
-    name: str
-    department: str | None = None
-    cost_center: str | None = None
-    labels: dict[str, str] | None = None
-
-
-class Descriptor(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
-    """A whole descriptor."""
-
-    api_version: Literal["knhk/v1"]
-    kind: Literal["Workflow"]
-    metadata: MetadataPart
-    spec: SpecPart
-
+from knhk.domain.limits import HIGHEST_PRIORITY
 
 _DURATION: Final = "a number and a unit (d, h, m, s, ms, us, ns), such as 300s or 1h30m"
 _RETRY: Final = Object(
@@ -156,10 +73,60 @@ _DEPENDENCY: Final = Object(
         ),
     }
 )
-_STEP: Final = Object(
+_STEPS: Final = ListOf(Named("step", lambda: _STEP))
+_BLOCK_OUTPUT: Final = Field(Value(), "What the steps inside give together. Default: the outputs of the last, by name.")
+_CASE: Final = Object(
     {
-        "name": Field(Text(), "Unique among the steps: a letter or _, then letters, digits, _ . or -.", required=True),
-        "action": Field(Text(), "What the step does; `knhk actions list` shows what there is.", required=True),
+        "when": Field(Text(), "CEL: the case is taken if it holds and none before it did. Default: it is taken."),
+        "steps": Field(_STEPS, "The steps of this case.", required=True),
+        "output": _BLOCK_OUTPUT,
+    }
+)
+_PARALLEL: Final = Object(
+    {
+        "branches": Field(_STEPS, "The branches; each is a step.", required=True),
+        "compete": Field(Boolean(), "Whether the first that completes is all that counts. Default false."),
+    }
+)
+_FOREACH: Final = Object(
+    {
+        "in": Field(Value(), "A list, or a map (its items are {key, value}), or an expression for one.", required=True),
+        "as": Field(Text(), "The variable that holds the item. Default item."),
+        "index": Field(Text(), "The variable that holds the item's index, from 0. Default index."),
+        "concurrency": Field(Integer(1, MAX_TIMES), "How many items are worked on at a time. Default 10."),
+        "max_failures": Field(Integer(0, MAX_TIMES), "How many items may fail before the step does. Default 0."),
+    }
+)
+_LOOP: Final = Object(
+    {
+        "condition": Field(Text(), "CEL: whether to go on (`while`), or to stop (`until`).", required=True),
+        "max": Field(Integer(1, MAX_TIMES), "The most times; the step fails if that was not enough.", required=True),
+        "as": Field(Text(), "The variable that holds what the last time gave, null at first. Default last."),
+        "index": Field(Text(), "The variable that counts the times, from 0. Default index."),
+    }
+)
+_CATCH: Final = Object(
+    {
+        "when": Field(Text(), "CEL over the error: which failures are meant. Default all."),
+        "as": Field(Text(), "The variable that holds the error (code, message, step, attempt). Default error."),
+        "steps": Field(_STEPS, "What is done about the failure.", required=True),
+        "output": _BLOCK_OUTPUT,
+    }
+)
+_STEP: Final[Object] = Object(
+    {
+        "name": Field(Text(), "Unique among its steps: a letter or _, then letters, digits, _ . or -.", required=True),
+        "action": Field(Text(), "What the step does; `knhk actions list` shows what there is."),
+        "steps": Field(_STEPS, "In place of an action: steps that together are this one."),
+        "switch": Field(ListOf(_CASE), "In place of an action: the first case whose `when` holds."),
+        "parallel": Field(_PARALLEL, "In place of an action: branches side by side."),
+        "wait": Field(
+            Either(Text(), MapOf(Value())),
+            f"In place of an action: a pause, {_DURATION}, or the params of the action `wait`.",
+        ),
+        "foreach": Field(_FOREACH, "Do the step once for each item."),
+        "while": Field(_LOOP, "Do the step again and again as long as a condition holds."),
+        "until": Field(_LOOP, "Do the step again and again until a condition holds."),
         "params": Field(MapOf(Value()), "What the action is given. Texts may hold ${{ CEL }}."),
         "depends_on": Field(
             ListOf(Either(Text(), _DEPENDENCY)),
@@ -175,7 +142,11 @@ _STEP: Final = Object(
         ),
         "output_schema": Field(Schema(), "JSON Schema that the step's output must match."),
         "queue": Field(Text(), "The queue from which remote workers take this step's attempts."),
-    }
+        "output": _BLOCK_OUTPUT,
+        "continue_on_error": Field(Boolean(), "Whether the rest goes on as if the step had completed, if it fails."),
+        "catch": Field(_CATCH, "What is done if the step fails; then it has completed after all."),
+    },
+    one_of=KINDS,
 )
 _INVARIANT: Final = Object(
     {
@@ -218,9 +189,7 @@ _SPEC: Final = Object(
             Integer(0, HIGHEST_PRIORITY),
             "Among the runs of a department that wait, greater ones start first. Default 50.",
         ),
-        "steps": Field(
-            ListOf(_STEP), "The steps. Each starts when those that it depends on have completed.", required=True
-        ),
+        "steps": Field(_STEPS, "The steps. Each starts when those that it depends on have completed.", required=True),
     }
 )
 _METADATA: Final = Object(
@@ -256,4 +225,21 @@ def parse(value: Any, complaints: Complaints) -> Descriptor | None:
         return None
 
 
-__all__ = ["SHAPE", "DependencyPart", "Descriptor", "InvariantPart", "RetryPart", "SpecPart", "StepPart", "parse"]
+__all__ = [
+    "SHAPE",
+    "CasePart",
+    "CatchPart",
+    "ConcurrencyPart",
+    "DependencyPart",
+    "Descriptor",
+    "ForeachPart",
+    "InvariantPart",
+    "LoopPart",
+    "MetadataPart",
+    "ParallelPart",
+    "RateLimitPart",
+    "RetryPart",
+    "SpecPart",
+    "StepPart",
+    "parse",
+]

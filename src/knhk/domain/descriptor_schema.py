@@ -16,6 +16,7 @@ from knhk.domain.descriptor_shape import (
     Integer,
     ListOf,
     MapOf,
+    Named,
     Number,
     Object,
     Schema,
@@ -30,15 +31,17 @@ _IDENTIFIER: Final = "https://knhk.dev/schemas/workflow-v1.json"
 
 def published_schema() -> dict[str, Any]:
     """The schema, complete in itself: it refers to nothing outside."""
-    schema = _of(SHAPE)
-    step = schema["properties"]["spec"]["properties"]["steps"]["items"]["properties"]
+    named: dict[str, Any] = {}
+    schema = _of(SHAPE, named)
+    step = named["step"]["properties"]
     step["name"]["pattern"] = f"^(?:{NAME.pattern})$"
     step["depends_on"]["uniqueItems"] = True
     schema["properties"]["spec"]["properties"]["steps"]["minItems"] = 1
-    return {"$schema": _DIALECT, "$id": _IDENTIFIER, "title": "KNHK workflow", **schema}
+    return {"$schema": _DIALECT, "$id": _IDENTIFIER, "title": "KNHK workflow", **schema, "$defs": named}
 
 
-def _of(shape: Shape) -> dict[str, Any]:
+def _of(shape: Shape, named: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a shape; those that have a name go into `named`, once each."""
     match shape:
         case Text():
             return {"type": "string"}
@@ -55,23 +58,29 @@ def _of(shape: Shape) -> dict[str, Any]:
         case Choice(values=values):
             return {"enum": list(values)}
         case ListOf(item=item):
-            return {"type": "array", "items": _of(item)}
+            return {"type": "array", "items": _of(item, named)}
         case MapOf(item=item):
-            return {"type": "object", "additionalProperties": _of(item)}
+            return {"type": "object", "additionalProperties": _of(item, named)}
         case Either(text=text, other=other):
-            return {"anyOf": [_of(text), _of(other)]}
-        case Object(fields=fields):
+            return {"anyOf": [_of(text, named), _of(other, named)]}
+        case Named(name=name, shape=inner):
+            if name not in named:
+                named[name] = {}  # Known from here on: it may stand inside itself.
+                named[name] |= _of(inner(), named)
+            return {"$ref": f"#/$defs/{name}"}
+        case Object(fields=fields, one_of=one_of):
             return {
                 "type": "object",
-                "properties": {key: _field(field) for key, field in fields.items()},
+                "properties": {key: _field(field, named) for key, field in fields.items()},
                 "required": [key for key, field in fields.items() if field.required],
                 "additionalProperties": False,
+                **({"anyOf": [{"required": [key]} for key in one_of]} if one_of else {}),
             }
 
 
-def _field(field: Field) -> dict[str, Any]:
+def _field(field: Field, named: dict[str, Any]) -> dict[str, Any]:
     """A key that is not required may also be empty, which YAML reads as null."""
-    schema = {"description": field.description, **_of(field.shape)}
+    schema = {"description": field.description, **_of(field.shape, named)}
     if field.required or not schema.keys() & {"type", "enum"}:
         return schema
     if "enum" in schema:

@@ -65,7 +65,14 @@ class Either(msgspec.Struct, frozen=True):
     """A string, or else an object."""
 
     text: Text
-    other: "Object"
+    other: "Object | MapOf"
+
+
+class Named(msgspec.Struct, frozen=True):
+    """A shape with a name, which may stand inside itself."""
+
+    name: str
+    shape: "Callable[[], Shape]"
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -77,12 +84,13 @@ class Field(msgspec.Struct, frozen=True):
 
 
 class Object(msgspec.Struct, frozen=True):
-    """A mapping with exactly these keys."""
+    """A mapping with exactly these keys. If there are any in `one_of`, one of them must be there (not checked here)."""
 
     fields: dict[str, Field]
+    one_of: tuple[str, ...] = ()
 
 
-Shape = Text | Boolean | Value | Schema | Integer | Number | Choice | ListOf | MapOf | Either | Object
+Shape = Text | Boolean | Value | Schema | Integer | Number | Choice | ListOf | MapOf | Either | Named | Object
 
 
 def check(shape: Shape, value: Any, path: Path, complaints: Complaints) -> Any:
@@ -164,6 +172,10 @@ def _either(shape: Any, value: Any, path: Path, complaints: Complaints) -> Any:
     return check(shape.other, value, path, complaints)
 
 
+def _named(shape: Any, value: Any, path: Path, complaints: Complaints) -> Any:
+    return check(shape.shape(), value, path, complaints)
+
+
 def _object(shape: Any, value: Any, path: Path, complaints: Complaints) -> Any:
     if not isinstance(value, dict):
         return _wrong("a mapping", value, path, complaints)
@@ -177,6 +189,8 @@ def _object(shape: Any, value: Any, path: Path, complaints: Complaints) -> Any:
             fitting = check(field.shape, part, (*path, key), complaints)
             if fitting is not DROP:
                 kept[key] = fitting
+            elif key in shape.one_of:  # It is there, so that none is missing; what it should be is unknown.
+                kept[key] = blank(field.shape)
     for key, field in fields.items():
         if field.required and key not in kept:
             kept[key] = blank(field.shape)
@@ -190,6 +204,8 @@ def blank(shape: Shape) -> Any:
     match shape:
         case Object(fields=fields):
             return {key: blank(field.shape) for key, field in fields.items() if field.required}
+        case Named():
+            return blank(shape.shape())
         case ListOf():
             return []
         case Choice(values=values):
@@ -217,5 +233,6 @@ _CHECKS: Final[Mapping[type, Callable[[Any, Any, Path, Complaints], Any]]] = {
     ListOf: _list,
     MapOf: _map,
     Either: _either,
+    Named: _named,
     Object: _object,
 }

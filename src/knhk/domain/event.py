@@ -34,6 +34,8 @@ class Kind(StrEnum):
     STEP_FAILED = "step.failed"
     STEP_RETRYING = "step.retrying"
     STEP_SKIPPED = "step.skipped"
+    STEP_OPENED = "step.opened"
+    STEP_CAUGHT = "step.caught"
     TIMER_SET = "timer.set"
     TIMER_FIRED = "timer.fired"
     PAYLOAD_ERASED = "payload.erased"
@@ -59,6 +61,11 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     guard: str = ""
     step: str = ""
     problem: Mapping[str, Any] = {}
+
+
+def is_final(failure: Failure) -> bool:
+    """Whether nothing may make up for a failure: a covenant was broken, and no later step runs."""
+    return failure.code.startswith("KNHK-COVENANT-")
 
 
 class Detail(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -174,6 +181,26 @@ class StepSkipped(Detail, frozen=True, gc=False):
     """The step is not run. `reason` is `when` if its condition does not hold, `dependency` if one ended otherwise."""
 
     reason: str = ""
+
+
+class StepOpened(Detail, frozen=True, gc=False):
+    """A step went into its steps inside.
+
+    `choice` is the index of the case that was chosen, `count` how many instances there are now of what is repeated; of
+    a `foreach`, the items are the receipt's output. `deadline_ns` is when the step times out (Unix time, 0 for never).
+    """
+
+    choice: int = 0
+    count: int = 0
+    deadline_ns: int = 0
+
+
+class StepCaught(Detail, frozen=True, gc=False):
+    """The step failed, and what its `catch` says begins."""
+
+    failure: Failure
+    started_at_ns: int = 0
+    queued_ns: int = 0
 
 
 class TimerSet(Detail, frozen=True, gc=False):
@@ -295,6 +322,8 @@ AnyDetail = (
     | StepFailed
     | StepRetrying
     | StepSkipped
+    | StepOpened
+    | StepCaught
     | TimerSet
     | TimerFired
     | PayloadErased
@@ -324,6 +353,8 @@ DETAILS: Final[dict[Kind, type[Detail]]] = {
     Kind.STEP_FAILED: StepFailed,
     Kind.STEP_RETRYING: StepRetrying,
     Kind.STEP_SKIPPED: StepSkipped,
+    Kind.STEP_OPENED: StepOpened,
+    Kind.STEP_CAUGHT: StepCaught,
     Kind.TIMER_SET: TimerSet,
     Kind.TIMER_FIRED: TimerFired,
     Kind.PAYLOAD_ERASED: PayloadErased,

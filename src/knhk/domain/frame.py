@@ -6,8 +6,9 @@ index. In receipts it has a *path*, such as `group/inner` or `each[3]/inner`.
 """
 
 from collections import deque
-from enum import StrEnum
-from typing import Final, Self
+from collections.abc import Iterator
+from enum import IntEnum, StrEnum
+from typing import Final
 
 from knhk.domain.plan import Block, Step
 
@@ -24,6 +25,15 @@ class StepState(StrEnum):
     COMPENSATED = "compensated"
 
 
+class Role(IntEnum):
+    """What the end of a frame means for the step that it was opened for."""
+
+    BODY = 0
+    """It is what the step does."""
+    CATCH = 1
+    """It is what is done about the step's failure."""
+
+
 INDEX_BITS: Final = 24
 """A position holds the index in so many bits, and the number of the frame above them."""
 FIRST_INSIDE: Final = 1 << INDEX_BITS
@@ -38,27 +48,26 @@ class Frame:
     byte in `queued` is set, what meanwhile moved on is passed over. `remaining` is how many dependencies of each step
     have not ended, `doomed` are the steps that will be skipped once all have. `completed` steps and `others`, which
     ended in another way that the block can live with, make up all of a block that is done; `first_failed` is the first
-    step whose failure is the block's, or -1.
+    step whose failure is the block's, or -1. `children` are the frames that are open inside, by their step's index.
 
-    `in_flight` counts the attempts that this process is performing in this frame and those inside it, `listed` says
-    whether the frame is in the run's queue; neither is part of the fold.
+    `in_flight` counts the attempts that this process is performing in this frame and those inside it; it is no part of
+    the fold.
     """
 
     __slots__ = (
         "attempts",
         "block",
+        "children",
         "completed",
         "doomed",
         "first_failed",
         "first_position",
         "in_flight",
-        "listed",
         "number",
         "others",
         "output_digests",
         "output_seqs",
         "parent",
-        "parent_index",
         "prefix",
         "queued",
         "ready",
@@ -66,10 +75,8 @@ class Frame:
         "steps",
     )
 
-    def __init__(self, number: int, block: Block, prefix: str, parent: Self | None, parent_index: int) -> None:
-        count = len(block.steps)
-        self.number, self.block, self.prefix = number, block, prefix
-        self.parent, self.parent_index = parent, parent_index
+    def __init__(self, number: int, block: Block, prefix: str, parent: "Frame | None", count: int) -> None:
+        self.number, self.block, self.prefix, self.parent = number, block, prefix, parent
         self.first_position = number << INDEX_BITS
         self.steps = [StepState.PENDING] * count
         self.attempts = [0] * count
@@ -79,9 +86,9 @@ class Frame:
         self.ready: deque[int] = deque()
         self.queued = bytearray(count)
         self.doomed: set[int] | None = None
+        self.children: dict[int, InnerFrame] | None = None
         self.completed = self.others = self.in_flight = 0
         self.first_failed = -1
-        self.listed = False
 
     def step(self, index: int) -> Step:
         """What the step at an index is."""
@@ -89,13 +96,90 @@ class Frame:
 
     def path(self, index: int) -> str:
         """The path of a step, by which receipts name it."""
-        name = self.block.steps[index].name
-        return self.prefix + name if self.prefix else name
+        return self.prefix + self.block.steps[index].name
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every step has ended, and none so that the block fails."""
+        return self.completed + self.others == len(self.steps)
 
     def enqueue(self, index: int) -> None:
         """Let a step run."""
         self.queued[index] = 1
         self.ready.append(index)
+
+    def count_attempt(self, difference: int) -> None:
+        """An attempt has begun (1) or ended (-1) in this frame."""
+        frame: Frame | None = self
+        while frame is not None:
+            frame.in_flight += difference
+            frame = frame.parent
+
+
+class InnerFrame(Frame):
+    """A frame inside another.
+
+    It was opened for the step at `index` of `parent` by the receipt `opened_seq`, and `tolerance` more of its steps
+    may fail. Of what is repeated, `started` instances were let run so far, at most `concurrency` at a time. `winner` is
+    the branch that won where branches compete, or -1. `listed` says whether the frame is in the run's queue; it is no
+    part of the fold.
+    """
+
+    __slots__ = (
+        "concurrency",
+        "index",
+        "listed",
+        "opened_at_ns",
+        "opened_seq",
+        "role",
+        "started",
+        "tolerance",
+        "winner",
+    )
+    parent: Frame
+
+    def __init__(
+        self, number: int, block: Block, prefix: str, parent: Frame, index: int, role: Role, count: int
+    ) -> None:
+        super().__init__(number, block, prefix, parent, count)
+        self.index, self.role = index, role
+        self.tolerance = 0
+        self.concurrency = 1
+        self.opened_seq = self.opened_at_ns = 0
+        self.winner = -1
+        self.started = 0
+        self.listed = False
+
+    def step(self, index: int) -> Step:
+        return self.block.steps[0 if self.block.repeats else index]
+
+    def path(self, index: int) -> str:
+        return f"{self.prefix}{index}]" if self.block.repeats else self.prefix + self.block.steps[index].name
+
+    def grow(self, count: int) -> None:
+        """Let there be so many instances of what is repeated."""
+        more = count - len(self.steps)
+        self.steps += [StepState.PENDING] * more
+        self.attempts += [0] * more
+        self.output_seqs += [-1] * more
+        self.output_digests += [b""] * more
+        self.queued += bytes(more)
+
+    def inside(self) -> "Iterator[InnerFrame]":
+        """This frame and all that are open inside it."""
+        yield self
+        for child in (self.children or {}).values():
+            yield from child.inside()
+
+
+def is_halted(frame: Frame) -> bool:
+    """Whether nothing may begin in a frame any more, because it or one around it has failed or is decided."""
+    around: Frame | None = frame
+    while around is not None:
+        if around.first_failed >= 0 or (isinstance(around, InnerFrame) and around.winner >= 0):
+            return True
+        around = around.parent
+    return False
 
 
 def frame_number(position: int) -> int:

@@ -67,6 +67,9 @@ class Step(msgspec.Struct, frozen=True):
     workflow holds in memory only the values that it will need. `given` are the names of the steps whose outputs the
     action is given.
 
+    `body` is what a step has in place of an action, for example steps of its own; then `action` is the key by which
+    the descriptor says so. `catch` is what is done if the step fails, `compensate` what undoes what it has completed.
+
     `accepts` says, for a dependency by its index, in which end states it lets this step run; one that is not in it must
     have completed. `failure_is_handled`: the failure of this step is not that of its block, because
     `continue_on_error` is set or a dependent waits for it.
@@ -89,6 +92,9 @@ class Step(msgspec.Struct, frozen=True):
     accepts: Mapping[int, frozenset[EndState]] = {}
     continue_on_error: bool = False
     failure_is_handled: bool = False
+    body: "Body | None" = None
+    catch: "Catch | None" = None
+    compensate: "Step | None" = None
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -96,6 +102,9 @@ class Block(msgspec.Struct, frozen=True):
 
     `waits_for` is how many dependencies each step has, `first` are the steps that have none, `last` those on which no
     other depends. `plain`: every dependency must have completed and every failure is the block's, as in most.
+    `output` is what the block gives; without it, the outputs of the `last` steps by name.
+
+    A block that `repeats` has one step, of which there are as many instances as its frame says.
     """
 
     steps: tuple[Step, ...]
@@ -104,9 +113,11 @@ class Block(msgspec.Struct, frozen=True):
     first: tuple[int, ...]
     last: tuple[int, ...]
     plain: bool
+    output: Template | None = None
+    repeats: bool = False
 
 
-def block_of(steps: tuple[Step, ...]) -> Block:
+def block_of(steps: tuple[Step, ...], output: Template | None = None, *, repeats: bool = False) -> Block:
     """The block of these steps, each of which is at its index."""
     return Block(
         steps,
@@ -114,8 +125,87 @@ def block_of(steps: tuple[Step, ...]) -> Block:
         tuple([len(step.depends_on) for step in steps]),
         tuple([step.index for step in steps if not step.depends_on]),
         tuple([step.index for step in steps if not step.dependents]),
-        not any(step.accepts or step.failure_is_handled for step in steps),
+        not any(step.accepts or step.failure_is_handled or step.body or step.compensate for step in steps),
+        output,
+        repeats,
     )
+
+
+class Group(msgspec.Struct, frozen=True):
+    """`steps`: a block that runs as one step."""
+
+    block: Block
+
+
+class Foreach(msgspec.Struct, frozen=True):
+    """`foreach`: the step once for each of the items, at most `concurrency` at a time.
+
+    Expressions find the item and its index under these names. It fails once more than `max_failures` of them have.
+    """
+
+    block: Block
+    items: Template
+    item_name: str
+    index_name: str
+    concurrency: int
+    max_failures: int
+
+
+class Loop(msgspec.Struct, frozen=True):
+    """`while` and `until`: the step again and again, at most `bound` times.
+
+    `while` asks before each time and goes on if the condition holds, `until` asks after it and goes on if not.
+    Expressions find what the time before gave, and how many there were before, under these names.
+    """
+
+    block: Block
+    condition: Condition
+    until: bool
+    bound: int
+    last_name: str
+    index_name: str
+
+
+class Case(msgspec.Struct, frozen=True):
+    """One way of a switch, to be taken if the condition holds; None is the way to take otherwise."""
+
+    condition: Condition | None
+    block: Block
+
+
+class Switch(msgspec.Struct, frozen=True):
+    """`switch`: the first case whose condition holds."""
+
+    cases: tuple[Case, ...]
+
+
+class Parallel(msgspec.Struct, frozen=True):
+    """`parallel`: branches side by side. If they compete, the first that completes is all that counts."""
+
+    block: Block
+    compete: bool
+
+
+Body = Group | Foreach | Loop | Switch | Parallel
+
+
+class Catch(msgspec.Struct, frozen=True):
+    """`catch`: what is done about a failure for which the condition holds, which expressions find under a name."""
+
+    block: Block
+    when: Condition | None
+    error_name: str
+
+
+def blocks_in(step: Step) -> tuple[Block, ...]:
+    """All blocks that a step has inside."""
+    inside = [] if step.catch is None else [step.catch.block]
+    match step.body:
+        case Switch(cases=cases):
+            inside += [case.block for case in cases]
+        case Group() | Foreach() | Loop() | Parallel():
+            inside.append(step.body.block)
+    return tuple(inside)
 
 
 class Output(msgspec.Struct, frozen=True):
@@ -152,10 +242,26 @@ class Plan(msgspec.Struct, frozen=True):
         """Where in `steps` each of them stands, by name."""
         return self.root.index_of
 
-    def action_of(self, step: str) -> str:
+    def action_of(self, path: str) -> str:
         """The action of the step with a path, empty if there is no such step."""
-        index = self.index_of.get(step)
-        return "" if index is None else self.steps[index].action
+        index = self.index_of.get(path)
+        step = self.step_at(path) if index is None else self.steps[index]
+        return "" if step is None else step.action
+
+    def step_at(self, path: str) -> Step | None:
+        """The step with a path, None if there is none. Of cases with steps of one name it is the first."""
+        blocks: tuple[Block, ...] = (self.root,)
+        step: Step | None = None
+        for part in path.split("/"):
+            name, _, role = part.partition(":")
+            name, repeated, _ = name.partition("[")
+            step = next((block.steps[block.index_of[name]] for block in blocks if name in block.index_of), None)
+            if step is not None and repeated:
+                step = step.body.block.steps[0] if isinstance(step.body, Foreach | Loop) else None
+            if step is None:
+                return None
+            blocks = (step.catch.block,) if role and step.catch is not None else blocks_in(step)
+        return step
 
 
 def keys_of(plan: Plan, inputs: Mapping[str, Any]) -> tuple[str, str]:

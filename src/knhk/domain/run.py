@@ -10,11 +10,23 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from knhk.domain import event as ev
-from knhk.domain import step_folds, wait_folds
-from knhk.domain.decisions import Command, Deliver, Expire, FailLost, Finish, FireTimer, RunStep, SkipStep, decide
+from knhk.domain import frame_folds, step_folds, wait_folds
+from knhk.domain.decisions import (
+    Command,
+    Deliver,
+    EndFrame,
+    Expire,
+    ExpireStep,
+    FailLost,
+    Finish,
+    FireTimer,
+    RunStep,
+    SkipStep,
+    decide,
+)
 from knhk.domain.event import Event, Failure
 from knhk.domain.frame import Frame, StepState
-from knhk.domain.plan import RetryPolicy, Step
+from knhk.domain.plan import RetryPolicy, Step, blocks_in
 from knhk.domain.run_state import ENDED, RETRYABLE, Run, RunState
 
 
@@ -82,10 +94,12 @@ def _end(run: Run, event: Event, state: RunState, failure: Failure | None) -> No
     run.failure = failure
     run.ready.clear()
     run.skips.clear()
+    for child in tuple((run.children or {}).values()):
+        run.steps[child.index] = StepState.CANCELLED
+        run.drop(child)
     waiting = run.waits.stop() if run.waits is not None else ()
-    for position in (*run.timer_at_ns, *run.started_deadlines, *waiting):
-        frame, index = run.at(position)
-        frame.steps[index] = StepState.CANCELLED
+    for index in (*run.timer_at_ns, *run.started_deadlines, *waiting):
+        run.steps[index] = StepState.CANCELLED
     run.timers.clear()
     run.timer_at_ns.clear()
     run.since_ns.clear()
@@ -135,6 +149,8 @@ _APPLY: Final[dict[type[ev.Detail], Callable[[Run, Event, Any], None]]] = {
     ev.StepCompleted: step_folds.completed,
     ev.StepFailed: step_folds.failed,
     ev.StepSkipped: step_folds.skipped,
+    ev.StepOpened: frame_folds.opened,
+    ev.StepCaught: frame_folds.caught,
     ev.StepRetrying: step_folds.retrying,
     ev.TimerSet: step_folds.timer_set,
     ev.TimerFired: _nothing,
@@ -180,8 +196,14 @@ def begun_at_most_once(run: Run) -> list[Step]:
     return [
         step
         for step, state in zip(run.plan.steps, run.steps, strict=True)
-        if step.semantics == "at_most_once" and _is_reset(step, state)
+        if _is_reset(step, state) and _runs_at_most_once(step)
     ]
+
+
+def _runs_at_most_once(step: Step) -> bool:
+    if step.semantics == "at_most_once":
+        return True
+    return any(_runs_at_most_once(one) for block in blocks_in(step) for one in block.steps)
 
 
 __all__ = [
@@ -189,7 +211,9 @@ __all__ = [
     "RETRYABLE",
     "Command",
     "Deliver",
+    "EndFrame",
     "Expire",
+    "ExpireStep",
     "FailLost",
     "Finish",
     "FireTimer",

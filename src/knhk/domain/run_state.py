@@ -7,9 +7,9 @@ from typing import Final
 
 from knhk.domain import event as ev
 from knhk.domain.event import Failure
-from knhk.domain.frame import Frame, StepState, frame_number, index_in_frame
+from knhk.domain.frame import FIRST_INSIDE, Frame, InnerFrame, Role, StepState, frame_number, index_in_frame, is_halted
 from knhk.domain.lease import Lease
-from knhk.domain.plan import Plan
+from knhk.domain.plan import Block, Plan
 from knhk.domain.waits import Waits
 
 
@@ -28,14 +28,19 @@ RETRYABLE: Final = frozenset({RunState.FAILED, RunState.CANCELLED, RunState.TIME
 
 
 class Inner:
-    """The frames inside a run's own. `busy` are those that have something ready; `prefixes` finds one by its paths."""
+    """The frames inside a run's own, by number, and by what the paths of their steps begin with.
 
-    __slots__ = ("busy", "frames", "prefixes")
+    `busy` are those that have something ready, `closing` those that have nothing left to do, or have failed.
+    """
+
+    __slots__ = ("busy", "closing", "frames", "newest", "prefixes")
 
     def __init__(self) -> None:
-        self.frames: dict[int, Frame] = {}
-        self.prefixes: dict[str, Frame] = {}
-        self.busy: deque[Frame] = deque()
+        self.frames: dict[int, InnerFrame] = {}
+        self.prefixes: dict[str, InnerFrame] = {}
+        self.busy: deque[InnerFrame] = deque()
+        self.closing: dict[int, InnerFrame] = {}
+        self.newest = 0
 
 
 class Run(Frame):
@@ -77,7 +82,7 @@ class Run(Frame):
     )
 
     def __init__(self, workflow_id: int, plan: Plan) -> None:
-        super().__init__(0, plan.root, "", None, -1)
+        super().__init__(0, plan.root, "", None, len(plan.root.steps))
         self.workflow_id = workflow_id
         self.plan = plan
         self.seq = 0
@@ -123,7 +128,8 @@ class Run(Frame):
         """Whether something is ready."""
         if self.waits is not None and self.waits.due:
             return True
-        return bool(self.ready or self.skips or (self.inner is not None and self.inner.busy))
+        inner = self.inner
+        return bool(self.ready or self.skips or (inner is not None and (inner.busy or inner.closing)))
 
     def wake_at_ns(self) -> int:
         """When `decide` must be asked again at the latest (Unix time in ns), 0 if time alone changes nothing."""
@@ -157,6 +163,9 @@ class Run(Frame):
             return self, index
         if self.inner is None:
             raise KeyError(path)
+        if path.endswith("]"):
+            cut = path.rindex("[") + 1
+            return self.inner.prefixes[path[:cut]], int(path[cut:-1])
         cut = path.rfind("/") + 1
         frame = self.inner.prefixes[path[:cut]]
         return frame, frame.block.index_of[path[cut:]]
@@ -170,9 +179,58 @@ class Run(Frame):
     def make_ready(self, frame: Frame, index: int) -> None:
         """Let a step run."""
         frame.enqueue(index)
-        if self.inner is not None and frame is not self and not frame.listed:
+        if self.inner is not None and isinstance(frame, InnerFrame) and not frame.listed:
             frame.listed = True
             self.inner.busy.append(frame)
+
+    def is_open(self, position: int) -> bool:
+        """Whether the frame of a position is still there."""
+        number = frame_number(position)
+        return not number or (self.inner is not None and number in self.inner.frames)
+
+    def may_begin(self, position: int) -> bool:
+        """Whether an attempt may begin, although something may have happened since that was decided."""
+        if position < FIRST_INSIDE:
+            return self.first_failed < 0
+        return self.is_open(position) and not is_halted(self.at(position)[0])
+
+    def open(self, block: Block, frame: Frame, index: int, role: Role, count: int) -> InnerFrame:
+        """Open a frame for a step. The caller lets its steps run."""
+        if self.inner is None:
+            self.inner = Inner()
+        inner = self.inner
+        inner.newest += 1
+        path = frame.path(index)
+        if role is Role.CATCH:
+            path += ":catch"
+        prefix = path + ("[" if block.repeats else "/")
+        opened = InnerFrame(inner.newest, block, prefix, frame, index, role, count)
+        opened.opened_seq = self.seq
+        inner.frames[opened.number] = inner.prefixes[prefix] = opened
+        if frame.children is None:
+            frame.children = {}
+        frame.children[index] = opened
+        return opened
+
+    def drop(self, frame: InnerFrame) -> None:
+        """Forget a frame and those inside it."""
+        inner = self.inner
+        assert inner is not None
+        assert frame.parent.children is not None
+        for one in tuple(frame.inside()):
+            del inner.frames[one.number], inner.prefixes[one.prefix]
+            inner.closing.pop(one.number, None)
+            positions = range(one.first_position, one.first_position + len(one.steps))
+            for kept in (self.timer_at_ns, self.since_ns, self.started_deadlines, self.failures, self.base_attempts):
+                if kept:
+                    for position in positions:
+                        kept.pop(position, None)
+            if self.waits is not None:
+                for position in [one for one in self.waits.positions if one in positions]:
+                    self.waits.forget(position)
+            for path in [path for path in self.leases if path.startswith(one.prefix)]:
+                del self.leases[path]
+        del frame.parent.children[frame.index]
 
 
 __all__ = ["ENDED", "RETRYABLE", "Run", "RunState", "StepState"]

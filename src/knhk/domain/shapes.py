@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from knhk.domain.compile_bodies import is_repeated
 from knhk.domain.compile_steps import VALIDATE
 from knhk.domain.descriptor import Descriptor, SpecPart
 from knhk.domain.expressions import Template, mentions
@@ -69,7 +70,7 @@ def shape_of(spec: SpecPart) -> tuple[bytes, list[Params]]:
     written = [part.params for part in spec.steps]
     taken: list[Params] = []
     for part, params in zip(spec.steps, written, strict=True):
-        if part.action == VALIDATE or (params is not None and mentions(params)):
+        if part.action in (VALIDATE, None) or is_repeated(part) or (params is not None and mentions(params)):
             taken.append(None)
         else:
             taken.append(params or {})

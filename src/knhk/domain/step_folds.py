@@ -1,12 +1,12 @@
-"""What happens to steps, taken into the state of their run."""
+"""What happens to steps, taken into the state of their run. What opens and closes frames is in frame_folds.py."""
 
 from typing import Final
 
 from knhk.domain import event as ev
-from knhk.domain.event import Event
-from knhk.domain.frame import Frame, StepState
+from knhk.domain.event import Event, is_final
+from knhk.domain.frame import Frame, InnerFrame, StepState
 from knhk.domain.lease import Lease
-from knhk.domain.plan import EndState
+from knhk.domain.plan import EndState, Parallel
 from knhk.domain.run_state import Run
 
 _COMPLETED: Final = frozenset[EndState]({"completed"})
@@ -38,8 +38,8 @@ def completed(run: Run, event: Event, _detail: ev.StepCompleted) -> None:
     frame.completed += 1
     frame.output_seqs[index] = run.seq
     frame.output_digests[index] = event.output_digest
-    if frame.parent is not None or not frame.block.plain:
-        _let_go(run, frame, index, _COMPLETED)
+    if frame is not run or not frame.block.plain:
+        _settle(run, frame, index, _COMPLETED)
         return
     remaining, ready, queued = frame.remaining, frame.ready, frame.queued
     for dependent in frame.block.steps[index].dependents:
@@ -52,14 +52,21 @@ def completed(run: Run, event: Event, _detail: ev.StepCompleted) -> None:
 def failed(run: Run, event: Event, detail: ev.StepFailed) -> None:
     """A step failed for good."""
     frame, index = run.locate(event.step)
-    attempt_ended(run, frame, index, event, StepState.FAILED)
-    run.failures[frame.first_position + index] = detail.failure
+    position = attempt_ended(run, frame, index, event, StepState.FAILED)
+    run.failures[position] = detail.failure
     step = frame.step(index)
-    if step.failure_is_handled:
-        frame.others += 1
-        _let_go(run, frame, index, _EITHER if step.continue_on_error else _FAILED)
-    elif frame.first_failed < 0:
+    if not is_final(detail.failure):
+        if step.failure_is_handled:
+            frame.others += 1
+            return _settle(run, frame, index, _EITHER if step.continue_on_error else _FAILED)
+        if isinstance(frame, InnerFrame) and frame.tolerance:
+            frame.tolerance -= 1
+            frame.others += 1
+            return _settle(run, frame, index, _FAILED)
+    if frame.first_failed < 0:
         frame.first_failed = index
+        _close(run, frame)
+    return None
 
 
 def skipped(run: Run, event: Event, _detail: ev.StepSkipped) -> None:
@@ -68,7 +75,7 @@ def skipped(run: Run, event: Event, _detail: ev.StepSkipped) -> None:
     frame.steps[index] = StepState.SKIPPED
     frame.queued[index] = 0
     frame.others += 1
-    _let_go(run, frame, index, _SKIPPED)
+    _settle(run, frame, index, _SKIPPED)
 
 
 def retrying(run: Run, event: Event, detail: ev.StepRetrying) -> None:
@@ -88,7 +95,7 @@ def timer_set(run: Run, event: Event, detail: ev.TimerSet) -> None:
 
 
 def attempt_ended(run: Run, frame: Frame, index: int, event: Event, state: StepState) -> int:
-    """An attempt at a step came to something; the step's position."""
+    """A step has left the state in which an attempt was under way. Returns its position."""
     frame.steps[index] = state
     frame.queued[index] = 0
     frame.attempts[index] = event.attempt
@@ -100,15 +107,17 @@ def attempt_ended(run: Run, frame: Frame, index: int, event: Event, state: StepS
         run.since_ns.pop(position, None)
     if run.waits is not None:
         run.waits.forget(position)
+    if frame.children and (child := frame.children.get(index)) is not None:
+        run.drop(child)
     return position
 
 
-def _let_go(run: Run, frame: Frame, index: int, ways: frozenset[EndState]) -> None:
+def _settle(run: Run, frame: Frame, index: int, ways: frozenset[EndState]) -> None:
     """A step has ended in one of these ways: each dependent is a step nearer to running, or to being skipped."""
-    remaining, steps = frame.remaining, frame.block.steps
-    for dependent in steps[index].dependents:
+    remaining = frame.remaining
+    for dependent in frame.step(index).dependents:
         remaining[dependent] -= 1
-        if not ways & steps[dependent].accepts.get(index, _COMPLETED):
+        if not ways & frame.step(dependent).accepts.get(index, _COMPLETED):
             if frame.doomed is None:
                 frame.doomed = set()
             frame.doomed.add(dependent)
@@ -118,3 +127,31 @@ def _let_go(run: Run, frame: Frame, index: int, ways: frozenset[EndState]) -> No
             run.skips.append(frame.first_position + dependent)
         else:
             run.make_ready(frame, dependent)
+    if not isinstance(frame, InnerFrame):
+        return
+    if frame.block.repeats:
+        start_more(run, frame)
+    elif "completed" in ways and frame.winner < 0 and _competes(frame):
+        frame.winner = index
+        _close(run, frame)
+    if frame.is_done:
+        _close(run, frame)
+
+
+def start_more(run: Run, frame: InnerFrame) -> None:
+    """Let further instances of what is repeated run, as many as may at a time."""
+    under_way = frame.started - frame.completed - frame.others
+    while frame.started < len(frame.steps) and under_way < frame.concurrency:
+        run.make_ready(frame, frame.started)
+        frame.started += 1
+        under_way += 1
+
+
+def _competes(frame: InnerFrame) -> bool:
+    body = frame.parent.step(frame.index).body
+    return isinstance(body, Parallel) and body.compete
+
+
+def _close(run: Run, frame: Frame) -> None:
+    if isinstance(frame, InnerFrame) and run.inner is not None:
+        run.inner.closing[frame.number] = frame

@@ -7,6 +7,7 @@ import msgspec
 
 from knhk.domain import event as ev
 from knhk.domain.event import Event, Failure
+from knhk.domain.paths import is_inside
 from knhk.domain.run import RunState, cancelled_because
 
 MOST_WAITING: Final = 64
@@ -76,7 +77,8 @@ def fold(summary: Summary, event: Event) -> None:
         _fold_waiting(summary, event)
     match event.detail:
         case ev.StepCompleted():
-            summary.completed += 1
+            if not is_inside(event.step):
+                summary.completed += 1
         case ev.Submitted(name, department, cost_center, covenant, steps):
             summary.name, summary.department, summary.cost_center = name, department, cost_center
             summary.covenant, summary.steps = covenant, steps

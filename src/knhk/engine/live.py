@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from knhk.domain.expressions import Scope
-from knhk.domain.frame import Frame
+from knhk.domain.frame import FIRST_INSIDE, Frame, frame_number, index_in_frame
 from knhk.domain.identifier import to_text
+from knhk.domain.plan import Step
 from knhk.domain.receipt import NO_HASH
 from knhk.domain.run import Run
 from knhk.domain.times import rfc3339
+from knhk.engine.blocks.values import Values
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -21,7 +23,8 @@ class LiveRun:
     """One run that is being worked on.
 
     `outputs` are the values that further steps may read, `results` what the run gives: its declared outputs, or else
-    those of the steps that nothing depends on. `previous_hash` is the end of the chain, committed or not.
+    those of the steps that nothing depends on; `values` are the same of the frames inside. `previous_hash` is the end
+    of the chain, committed or not.
     `signals` is the data of signals that no step has taken, by their receipt's seq.
     `batch` is the group commit that holds its newest receipts.
     `marked_live` and `timer_row_ns` say what the store holds about it, so that a commit writes only the differences.
@@ -42,6 +45,7 @@ class LiveRun:
         "scope_cache",
         "signals",
         "timer_row_ns",
+        "values",
         "waiters",
     )
 
@@ -50,6 +54,7 @@ class LiveRun:
         self.inputs = inputs
         self.outputs: dict[str, Any] = {}
         self.results: dict[str, Any] = {}
+        self.values: dict[int, Values] = {}
         self.held_outputs: dict[int, bytes] = {}
         self.signals: dict[int, bytes] = {}
         self.previous_hash = NO_HASH
@@ -69,9 +74,31 @@ class LiveRun:
             self.scope_cache = Scope(self.inputs, self.outputs, self._facts())
         return self.scope_cache
 
-    def scope_at(self, _frame: Frame, _index: int) -> Scope:
+    def scope_at(self, frame: Frame, index: int) -> Scope:
         """What the expressions of one step can see."""
-        return self.scope
+        return self.values[frame.number].scope_at(index) if frame.number else self.scope
+
+    def keep(self, position: int, step: Step, output: Any) -> None:
+        """A step has given something."""
+        if position >= FIRST_INSIDE:
+            self.values[frame_number(position)].put(index_in_frame(position), output)
+            return
+        if step.keep_output:
+            self.outputs[step.name] = output
+        if not step.dependents and not self.run.plan.outputs:
+            self.results[step.name] = output
+
+    def opened(
+        self, frame: Frame, index: int, *, items: list[Any] | None = None, variables: Mapping[str, Any] | None = None
+    ) -> Values:
+        """A frame was opened for a step, or goes on."""
+        assert frame.children is not None
+        child = frame.children[index]
+        values = self.values.get(child.number)
+        if values is None:
+            values = self.values[child.number] = Values(child, self.scope_at(frame, index), variables or {})
+            values.items = items or []
+        return values
 
     def _facts(self) -> dict[str, Any]:
         run = self.run

@@ -7,12 +7,15 @@ import msgspec
 from knhk.domain import payload
 from knhk.domain.errors import ReceiptCorrupt, WorkflowNotFound
 from knhk.domain.event import Kind
+from knhk.domain.frame import InnerFrame, Role
 from knhk.domain.identifier import to_text
+from knhk.domain.plan import Foreach, Loop
 from knhk.domain.receipt import ChainState, Sealed
 from knhk.domain.run import Run, StepState, apply
 from knhk.engine.committer import INPUT, OUTPUT
 from knhk.engine.live import LiveRun
 from knhk.engine.plans import Plans
+from knhk.engine.recorder import error_variable
 from knhk.ports.journal import Journal
 
 
@@ -65,7 +68,33 @@ class Loader:
         if run.waits is not None:
             for seq in run.waits.untaken():
                 live.signals[seq] = await self._payload(run, seq, OUTPUT)
+        if run.inner is not None:
+            for frame in run.inner.frames.values():  # A frame comes after the one around it.
+                await self._load_frame(live, frame)
         return live
+
+    async def _load_frame(self, live: LiveRun, frame: InnerFrame) -> None:
+        """The values of an open frame that its remaining steps will read."""
+        run, around = live.run, frame.parent.step(frame.index)
+        items: list[Any] | None = None
+        variables: dict[str, Any] = {}
+        if frame.role is Role.CATCH:
+            position = frame.parent.first_position + frame.index
+            assert around.catch is not None
+            path, attempt = frame.parent.path(frame.index), frame.parent.attempts[frame.index] + 1
+            variables[around.catch.error_name] = error_variable(run.failures[position], path, attempt)
+        elif isinstance(around.body, Foreach):
+            items = _decode(await self._payload(run, frame.opened_seq, OUTPUT), run, frame.opened_seq)
+        values = live.opened(frame.parent, frame.index, items=items, variables=variables)
+        needed = range(len(frame.steps))
+        if isinstance(around.body, Loop) and frame.role is Role.BODY:
+            needed = needed[-2:]
+        for index in needed:
+            state, seq = frame.steps[index], frame.output_seqs[index]
+            if state is StepState.COMPLETED and (frame.block.repeats or frame.step(index).keep_output):
+                values.put(index, _decode(await self._payload(run, seq, OUTPUT), run, seq))
+            elif state is StepState.WAITING and seq >= 0:
+                live.held_outputs[frame.first_position + index] = await self._payload(run, seq, OUTPUT)
 
     async def inputs(self, run: Run) -> dict[str, Any]:
         """What the run was given; empty if that was erased."""

@@ -10,8 +10,9 @@ from knhk.domain import payload, waits
 from knhk.domain.compile import check_schema
 from knhk.domain.covenants import violated
 from knhk.domain.errors import InvalidInput, KnhkError
-from knhk.domain.event import Event, Failure
+from knhk.domain.event import Event, Failure, is_final
 from knhk.domain.expressions import Scope
+from knhk.domain.frame import Role, is_halted
 from knhk.domain.identifier import to_text
 from knhk.domain.plan import RetryPolicy
 from knhk.domain.receipt import merkle_root
@@ -42,17 +43,20 @@ class Recorder:
             case Succeeded():
                 self._succeeded(live, attempt, outcome.output)
             case Failed():
-                self._failed(live, attempt, Failure(outcome.code, outcome.message, outcome.guard))
+                self.fail(live, attempt, Failure(outcome.code, outcome.message, outcome.guard), again=False)
             case RetryLater():
-                self._retry(live, attempt, outcome)
+                failure = Failure(outcome.code, outcome.message)
+                self.fail(live, attempt, failure, again=True, after_ns=outcome.after_ns)
             case WaitUntil():
                 self._wait(live, attempt, outcome)
             case WaitFor():
                 self._wait_for(live, attempt, outcome)
             case StartWorkflow():
-                self._failed(live, attempt, Failure("KNHK-CHILD-START", "no workflow can be started from here"))
+                self.fail(
+                    live, attempt, Failure("KNHK-CHILD-START", "no workflow can be started from here"), again=False
+                )
             case Cancelled():
-                self._failed(live, attempt, Failure("KNHK-ACTION-CANCELLED", "the action gave up"))
+                self.fail(live, attempt, Failure("KNHK-ACTION-CANCELLED", "the action gave up"), again=False)
 
     def timer_fired(self, live: LiveRun, position: int) -> None:
         """A waiting step's time has come: it completes with what it said it would give, or nobody came in time."""
@@ -82,7 +86,7 @@ class Recorder:
             self._fail_waiting(live, position, output)
             return
         try:
-            raw = self._encode(output)
+            raw = self.encode(output)
         except KnhkError as error:
             self._fail_waiting(live, position, Failure("KNHK-STEP-OUTPUT", error.message))
             return
@@ -103,17 +107,14 @@ class Recorder:
             return Failure("KNHK-CHILD-CANCELLED", f"{name} was {why or 'cancelled'}")
         frame, index = live.run.at(position)
         attempt = Attempt(live, position, frame.attempts[index], waiting.since_ns)
-        self._retry(live, attempt, RetryLater("KNHK-CHILD-FAILED", f"{name} {result.state}: {why}"))
+        self.fail(live, attempt, Failure("KNHK-CHILD-FAILED", f"{name} {result.state}: {why}"), again=True)
         return None
 
     def _complete(self, live: LiveRun, position: int, value: Any, raw: bytes, started_at_ns: int = 0) -> None:
         """A step that waited is done."""
         frame, index = live.run.at(position)
         step = frame.step(index)
-        if step.keep_output:
-            live.outputs[step.name] = value
-        if not step.dependents and not live.run.plan.outputs:
-            live.results[step.name] = value
+        live.keep(position, step, value)
         done = Event(
             self._clock.now_ns(),
             ev.StepCompleted(started_at_ns=started_at_ns),
@@ -125,9 +126,7 @@ class Recorder:
 
     def _fail_waiting(self, live: LiveRun, position: int, failure: Failure) -> None:
         frame, index = live.run.at(position)
-        path, attempt = frame.path(index), frame.attempts[index]
-        event = Event(self._clock.now_ns(), ev.StepFailed(failure), step=path, attempt=attempt)
-        self._committer.add(live, event)
+        self.fail(live, Attempt(live, position, frame.attempts[index], 0), failure, again=False)
 
     def _wait_for(self, live: LiveRun, attempt: Attempt, outcome: WaitFor) -> None:
         given, digest = self._given(live, attempt)
@@ -158,9 +157,7 @@ class Recorder:
             "KNHK-STEP-OUTCOME-UNKNOWN",
             "the process ended while this at_most_once step was running; it is not known whether it took effect",
         )
-        path = live.run.path_of(position)
-        event = Event(self._clock.now_ns(), ev.StepFailed(failure), step=path, attempt=attempt)
-        self._committer.add(live, event)
+        self.fail(live, Attempt(live, position, attempt, 0), failure, again=False)
 
     def finish(self, live: LiveRun, failure: Failure | None) -> None:
         """Nothing is left to do: the run completes with its outputs, or fails."""
@@ -187,23 +184,25 @@ class Recorder:
                 if output.schema is not None and (problems := check_schema(output.schema, value, output.name)):
                     return Failure("KNHK-RUN-OUTPUTS", f"outputs: {'; '.join(map(str, problems))}")
             live.results = values
-            return self._encode(values)
+            return self.encode(values)
         except InvalidInput as error:
             return Failure("KNHK-RUN-OUTPUTS", f"outputs: {error.message}")
 
     def _succeeded(self, live: LiveRun, attempt: Attempt, output: Any) -> None:
         step = attempt.step
         try:
-            raw = self._encode(output)
+            raw = self.encode(output)
         except KnhkError as error:
-            return self._failed(live, attempt, Failure("KNHK-STEP-OUTPUT", error.message))
+            return self.fail(live, attempt, Failure("KNHK-STEP-OUTPUT", error.message), again=False)
         for schema in (step.traits.output_schema, step.output_schema):
             if schema is not None and (problems := check_schema(schema, output, "output")):
-                return self._failed(live, attempt, Failure("KNHK-STEP-OUTPUT", "; ".join(map(str, problems))))
+                failure = Failure("KNHK-STEP-OUTPUT", "; ".join(map(str, problems)))
+                return self.fail(live, attempt, failure, again=False)
         if live.run.plan.invariants:
             broken = self._invariant(live, "after", attempt, output)
             if broken is not None:
-                return self._failed(live, attempt, Failure(broken.code, broken.message, broken.guard))
+                failure = Failure(broken.code, broken.message, broken.guard)
+                return self.fail(live, attempt, failure, again=False)
         # A step that gives what it was given (most `process` steps) needs no second encoding.
         given_raw = raw if output is attempt.params else None
         given, given_digest = self._given(live, attempt, given_raw)
@@ -216,11 +215,8 @@ class Recorder:
             input_digest=given_digest,
             output_digest=digest,
         )
-        if step.keep_output:
-            live.outputs[step.name] = output
-        if not step.dependents and not live.run.plan.outputs:
-            live.results[step.name] = output
-        self._committer.add(live, event, given=given, output=raw)
+        self._add(live, attempt, event, given, raw)
+        live.keep(attempt.position, step, output)
         return None
 
     def _given(self, live: LiveRun, attempt: Attempt, raw: bytes | None = None) -> tuple[bytes | None, bytes]:
@@ -231,44 +227,74 @@ class Recorder:
             raw = payload.encode(attempt.params)
         return (raw if live.run.plan.covenant == "O" else None), payload.digest(raw)
 
-    def _failed(self, live: LiveRun, attempt: Attempt, failure: Failure) -> None:
-        given, digest = self._given(live, attempt)
-        event = Event(
-            self._clock.now_ns(),
-            ev.StepFailed(failure, attempt.started_at_ns, attempt.queued_ns),
-            step=attempt.path,
-            attempt=attempt.number,
-            input_digest=digest,
-        )
-        self._committer.add(live, event, given=given)
+    def fail(
+        self, live: LiveRun, attempt: Attempt, failure: Failure, *, again: bool, after_ns: int | None = None
+    ) -> None:
+        """An attempt failed: there is another if `again` and the policy allow it, else the step's `catch`, or the end.
 
-    def _retry(self, live: LiveRun, attempt: Attempt, outcome: RetryLater) -> None:
-        step, run, now = attempt.step, live.run, self._clock.now_ns()
-        failure = Failure(outcome.code, outcome.message)
-        made = attempts_made(run, attempt.position, attempt.number)
-        if step.semantics == "at_most_once" or made >= step.retry.max_attempts or attempt.frame.first_failed >= 0:
-            return self._failed(live, attempt, failure)
-        if not _may_retry(step.retry, failure, attempt.number, live.scope_at(attempt.frame, attempt.index)):
-            return self._failed(live, attempt, failure)
-        next_at = retry_at_ns(step.retry, made, now, self._rng.random())
-        if outcome.after_ns is not None:
-            next_at = max(next_at, now + outcome.after_ns)
+        `after_ns` is the shortest pause before another attempt, in nanoseconds.
+        """
         given, digest = self._given(live, attempt)
-        event = Event(
-            now,
-            ev.StepRetrying(failure, next_at, attempt.started_at_ns, attempt.queued_ns),
-            step=attempt.path,
-            attempt=attempt.number,
-            input_digest=digest,
-        )
-        self._committer.add(live, event, given=given)
-        return None
+        detail: ev.AnyDetail | None = self._retry(live, attempt, failure, after_ns) if again else None
+        variables = None
+        if detail is None and attempt.step.catch is not None:
+            variables = self._catch(live, attempt, failure)
+            if variables is not None:
+                detail = ev.StepCaught(failure, attempt.started_at_ns, attempt.queued_ns)
+        if detail is None:
+            detail = ev.StepFailed(failure, attempt.started_at_ns, attempt.queued_ns)
+        now = self._clock.now_ns()
+        event = Event(now, detail, step=attempt.path, attempt=attempt.number, input_digest=digest)
+        self._add(live, attempt, event, given)
+        if variables is not None:
+            live.opened(attempt.frame, attempt.index, variables=variables)
+
+    def _catch(self, live: LiveRun, attempt: Attempt, failure: Failure) -> dict[str, Any] | None:
+        """The variables of the step's `catch`, None if that is not for this failure."""
+        catch = attempt.step.catch
+        assert catch is not None
+        child = (attempt.frame.children or {}).get(attempt.index)
+        if is_final(failure) or (child is not None and child.role is Role.CATCH):
+            return None
+        variables = {catch.error_name: error_variable(failure, attempt.path, attempt.number)}
+        if catch.when is not None:
+            scope = live.scope_at(attempt.frame, attempt.index)
+            try:
+                if not catch.when.evaluate(_with(scope, variables)):
+                    return None
+            except InvalidInput:
+                return None  # A condition that cannot be evaluated does not hold.
+        return variables
+
+    def _add(
+        self, live: LiveRun, attempt: Attempt, event: Event, given: bytes | None = None, output: bytes | None = None
+    ) -> None:
+        """Add an event with which a step leaves the frame inside of it, if there is one."""
+        children = attempt.frame.children
+        child = children.get(attempt.index) if children else None
+        gone = [] if child is None else [one.number for one in child.inside()]
+        self._committer.add(live, event, given=given, output=output)
+        for number in gone:
+            live.values.pop(number, None)
+
+    def _retry(self, live: LiveRun, attempt: Attempt, failure: Failure, after_ns: int | None) -> ev.StepRetrying | None:
+        """When there is another attempt, None if there is none."""
+        step, run, now = attempt.step, live.run, self._clock.now_ns()
+        made = attempts_made(run, attempt.position, attempt.number)
+        if step.semantics == "at_most_once" or made >= step.retry.max_attempts or is_halted(attempt.frame):
+            return None
+        if is_final(failure) or not _may_retry(step.retry, failure, attempt, live):
+            return None
+        next_at = retry_at_ns(step.retry, made, now, self._rng.random())
+        if after_ns is not None:
+            next_at = max(next_at, now + after_ns)
+        return ev.StepRetrying(failure, next_at, attempt.started_at_ns, attempt.queued_ns)
 
     def _wait(self, live: LiveRun, attempt: Attempt, outcome: WaitUntil) -> None:
         try:
-            raw = self._encode(outcome.output)
+            raw = self.encode(outcome.output)
         except KnhkError as error:
-            return self._failed(live, attempt, Failure("KNHK-STEP-OUTPUT", error.message))
+            return self.fail(live, attempt, Failure("KNHK-STEP-OUTPUT", error.message), again=False)
         given, digest = self._given(live, attempt)
         event = Event(
             self._clock.now_ns(),
@@ -282,7 +308,8 @@ class Recorder:
         self._committer.add(live, event, given=given, output=raw)
         return None
 
-    def _encode(self, value: Any) -> bytes:
+    def encode(self, value: Any) -> bytes:
+        """A value's bytes. Raises InvalidInput if it is none, or is too large."""
         raw = payload.encode(value)
         if len(raw) > self._max_payload_bytes:
             raise InvalidInput(f"{len(raw)} bytes; at most {self._max_payload_bytes} can be kept")
@@ -317,15 +344,24 @@ class Recorder:
         }
 
 
-def _may_retry(policy: RetryPolicy, failure: Failure, attempt: int, scope: Scope) -> bool:
+def _may_retry(policy: RetryPolicy, failure: Failure, attempt: Attempt, live: LiveRun) -> bool:
     """Whether the policy's conditions let this failure be retried. One that cannot be evaluated does not."""
     if policy.when is None and policy.except_when is None:
         return True
-    error = {"code": failure.code, "message": failure.message, "attempt": attempt}
-    inner = Scope(scope.inputs, scope.outputs, scope.run, {**scope.extra, "error": error})
+    error = error_variable(failure, attempt.path, attempt.number)
+    scope = _with(live.scope_at(attempt.frame, attempt.index), {"error": error})
     try:
-        if policy.when is not None and not policy.when.evaluate(inner):
+        if policy.when is not None and not policy.when.evaluate(scope):
             return False
-        return policy.except_when is None or not policy.except_when.evaluate(inner)
+        return policy.except_when is None or not policy.except_when.evaluate(scope)
     except InvalidInput:
         return False
+
+
+def error_variable(failure: Failure, path: str, attempt: int) -> dict[str, Any]:
+    """What expressions see of a failure."""
+    return {"code": failure.code, "message": failure.message, "step": failure.step or path, "attempt": attempt}
+
+
+def _with(scope: Scope, variables: dict[str, Any]) -> Scope:
+    return Scope(scope.inputs, scope.outputs, scope.run, {**scope.extra, **variables})

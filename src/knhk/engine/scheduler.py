@@ -15,10 +15,13 @@ from knhk.domain import event as ev
 from knhk.domain.covenants import CHATMAN_MAX_TICKS
 from knhk.domain.errors import InvalidInput
 from knhk.domain.event import Event, Failure
+from knhk.domain.frame import InnerFrame, frame_number
 from knhk.domain.limits import NO_LIMITS
 from knhk.domain.run import (
     Deliver,
+    EndFrame,
     Expire,
+    ExpireStep,
     FailLost,
     Finish,
     FireTimer,
@@ -29,6 +32,7 @@ from knhk.domain.run import (
     decide,
 )
 from knhk.engine.committer import Batch, Committer, Piece
+from knhk.engine.composites import Composites
 from knhk.engine.deadlines import RUN, WAKE, Deadlines, Key
 from knhk.engine.executor import Attempt, Executor
 from knhk.engine.holders import Holders, Obstacle
@@ -80,11 +84,13 @@ class Scheduler:
         self._turn_planned = False
         self._closed = False
         self._recorder: Recorder
+        self._composites: Composites
 
     def connect(self, committer: Committer, executor: Executor, *, max_payload_bytes: int) -> None:
         """Give the scheduler its neighbours (they call back into it, so they are made after it)."""
         self.committer, self.executor = committer, executor
         self._recorder = Recorder(committer, self._clock, self._rng, max_payload_bytes)
+        self._composites = Composites(committer, self._clock, self._recorder, self._cancel_inside)
 
     @property
     def has_slot(self) -> bool:
@@ -157,7 +163,7 @@ class Scheduler:
                 if run.ended:
                     return
                 match command:
-                    case RunStep() if run.first_failed >= 0:
+                    case RunStep() if not run.may_begin(command.position):
                         pass  # A step before it in this very turn has failed: no other one begins.
                     case RunStep():
                         self._begin(live, command)
@@ -167,6 +173,10 @@ class Scheduler:
                         self._recorder.timer_fired(live, command.position)
                     case Deliver():
                         self._recorder.deliver(live, command.position)
+                    case ExpireStep():
+                        self._composites.expire(live, command.position)
+                    case EndFrame():
+                        self._composites.end(live, command.number)
                     case FailLost():
                         self._recorder.lost(live, command.position, command.attempt)
                     case Finish():
@@ -185,8 +195,19 @@ class Scheduler:
             self.executor.end(attempt, Cancelled())
             if attempt.deadline_ns:
                 self.deadlines.clear((live.run.workflow_id, attempt.position))
+            attempt.frame.count_attempt(-1)
         live.attempts.clear()
-        live.run.in_flight = 0
+
+    def _cancel_inside(self, live: LiveRun, frame: InnerFrame) -> None:
+        numbers = {one.number for one in frame.inside()}
+        for position in [one for one in live.attempts if frame_number(one) in numbers]:
+            attempt = live.attempts.pop(position)
+            attempt.frame.count_attempt(-1)
+            self.executor.end(attempt, Cancelled())
+            if attempt.deadline_ns:
+                self.deadlines.clear((live.run.workflow_id, position))
+        for position in [one for one in live.held_outputs if frame_number(one) in numbers]:
+            del live.held_outputs[position]
 
     def attempt_ended(self, attempt: Attempt, outcome: Outcome) -> None:
         """The executor's report: record it and go on with the run."""
@@ -195,7 +216,7 @@ class Scheduler:
         if live.attempts.get(position) is not attempt or self._closed:
             return  # The run ended, or the attempt was given up, before this came.
         del live.attempts[position]
-        live.run.in_flight -= 1
+        attempt.frame.count_attempt(-1)
         if attempt.deadline_ns:
             self.deadlines.clear((live.run.workflow_id, position))
         self._recorder.outcome(live, attempt, outcome)
@@ -322,6 +343,9 @@ class Scheduler:
         if refused is not None:
             self._recorder.outcome(live, attempt, refused)
             return
+        if step.body is not None:
+            self._composites.begin(live, attempt)
+            return
         remote = step.traits.queue
         if step.timeout_ns:
             # The time of a remote attempt begins when a worker takes it (see `leased`).
@@ -353,7 +377,7 @@ class Scheduler:
 
     def _count(self, attempt: Attempt) -> None:
         attempt.live.attempts[attempt.position] = attempt
-        attempt.live.run.in_flight += 1
+        attempt.frame.count_attempt(1)
 
     def _perform_counted(self, attempt: Attempt) -> None:
         live = attempt.live

@@ -105,10 +105,11 @@ def _of_workers(run: Run) -> list[dict[str, Any]]:
     return [
         entry("worker", frame.path(index), 0, 0, queue=step.traits.queue)
         for frame in (run, *(run.inner.frames.values() if run.inner is not None else ()))
-        for index, step in enumerate(frame.block.steps)
+        for index, state in enumerate(frame.steps)
+        if state is StepState.RUNNING
+        for step in [frame.step(index)]
         if step.traits.queue
-        and frame.steps[index] is StepState.RUNNING
-        and not is_leased(run.leases, frame.path(index), frame.attempts[index] + 1)
+        if not is_leased(run.leases, frame.path(index), frame.attempts[index] + 1)
     ]
 
 
@@ -118,6 +119,8 @@ def _of_timers(run: Run) -> list[dict[str, Any]]:
     for position, at_ns in sorted(run.timer_at_ns.items(), key=lambda one: one[1])[:MOST_SHOWN]:
         if position not in others:
             frame, index = run.at(position)
+            if frame.steps[index] is StepState.RUNNING:
+                continue  # It is the deadline of a step with steps inside: they say what is waited for.
             kind = "retry" if frame.steps[index] is StepState.RETRYING else "timer"
             found.append(entry(kind, frame.path(index), run.since_ns.get(position, 0), at_ns))
     return found

@@ -71,7 +71,7 @@ def test_critical_path_is_the_longest() -> None:
     steps = """{name: d, action: process, depends_on: [c, a]}, {name: a, action: process},
                {name: c, action: process, depends_on: [b]}, {name: b, action: process, depends_on: [a]}"""
     found = plan("Sigma", steps)
-    assert [found.steps[index].name for index in critical_path(found)] == ["a", "b", "c", "d"]
+    assert critical_path(found.root) == ["a", "b", "c", "d"]
 
 
 def test_q_needs_invariants_and_only_q_has_them() -> None:
@@ -93,3 +93,31 @@ def test_an_invariant_applies_once_its_steps_have_completed() -> None:
     assert violated(rules, Scope({"x": False}, {}, {}), set()) is rules[1]
     with pytest.raises(InvalidExpression):
         violated(rules, Scope({}, {}, {}), set())
+
+
+def group(extra: str, action: str = "process") -> str:
+    inside = f"{{name: a, action: process}}, {{name: b, action: {action}, depends_on: [a]}}"
+    return f"{{name: g, {extra}, steps: [{inside}]}}"
+
+
+@pytest.mark.parametrize(
+    ("extra", "bounded"),
+    [
+        ("timeout: 1s", True),
+        ("until: {condition: 'true', max: 4}", True),
+        ("until: {condition: 'true', max: 5}", False),
+        ("foreach: {in: [1, 2, 3, 4], concurrency: 1}", True),
+        ("foreach: {in: [1, 2, 3, 4, 5], concurrency: 1}", False),
+        ("foreach: {in: '${{ inputs.n }}'}", False),
+    ],
+)
+def test_chatman_counts_the_steps_inside(extra: str, bounded: bool) -> None:
+    if bounded:
+        assert plan("Chatman", group(extra))
+    else:
+        assert "Chatman" in faults("Chatman", group(extra))[0]
+
+
+def test_pi_looks_into_steps() -> None:
+    (found,) = faults("Pi", group("timeout: 1s", "call"))
+    assert found.startswith("spec.steps[0]: covenant Pi allows only pure actions, and 'call'")

@@ -6,7 +6,20 @@ import jsonschema_rs
 import msgspec
 import pytest
 
-from knhk.domain.descriptor import Descriptor, InvariantPart, MetadataPart, RetryPart, SpecPart, StepPart
+from knhk.domain.descriptor import (
+    CasePart,
+    CatchPart,
+    DependencyPart,
+    Descriptor,
+    ForeachPart,
+    InvariantPart,
+    LoopPart,
+    MetadataPart,
+    ParallelPart,
+    RetryPart,
+    SpecPart,
+    StepPart,
+)
 from knhk.domain.descriptor_schema import published_schema
 from knhk.domain.document import read
 from tests.unit.domain.test_descriptor import FULL, GUIDE, with_steps
@@ -40,13 +53,21 @@ def keys(kind: type) -> set[str]:
 def test_every_key_is_in_it_with_a_description() -> None:
     schema = published_schema()
     spec = schema["properties"]["spec"]["properties"]
-    step = spec["steps"]["items"]
+    step = schema["$defs"]["step"]
+    assert spec["steps"]["items"] == {"$ref": "#/$defs/step"}
     places: list[tuple[dict[str, Any], type]] = [
         (schema, Descriptor),
         (schema["properties"]["metadata"], MetadataPart),
         (schema["properties"]["spec"], SpecPart),
         (step, StepPart),
         (step["properties"]["retry"], RetryPart),
+        (step["properties"]["depends_on"]["items"]["anyOf"][1], DependencyPart),
+        (step["properties"]["switch"]["items"], CasePart),
+        (step["properties"]["parallel"], ParallelPart),
+        (step["properties"]["foreach"], ForeachPart),
+        (step["properties"]["while"], LoopPart),
+        (step["properties"]["until"], LoopPart),
+        (step["properties"]["catch"], CatchPart),
         (spec["retry"], RetryPart),
         (spec["invariants"]["items"]["anyOf"][1], InvariantPart),
     ]

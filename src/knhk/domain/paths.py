@@ -1,0 +1,13 @@
+"""Paths of steps, by which receipts name them.
+
+name                a step of the workflow itself
+group/inner         a step inside another
+each[3]             one time of a step that is repeated, counted from 0
+each[3]/inner       a step inside of that
+risky:catch/inner   a step of what is done about the failure of `risky`
+"""
+
+
+def is_inside(path: str) -> bool:
+    """Whether a path is of something inside a step."""
+    return "/" in path or path.endswith("]") or ":" in path
