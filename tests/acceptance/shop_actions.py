@@ -1,6 +1,7 @@
 """A shop whose card company is slow and refuses the first time."""
 
 import asyncio
+import time
 
 import knhk
 
@@ -19,11 +20,14 @@ async def stock() -> dict[str, str]:
     return {"sku": "A-17"}
 
 
-def factor(number: int) -> int:
+def factor(seconds: float) -> int:
     """Burns CPU time."""
-    return sum(one * one for one in range(number))
+    until, sums = time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        sums += sum(one * one for one in range(10_000))
+    return sums
 
 
 @knhk.action("shop.crunch")
-def crunch(number: int) -> dict[str, int]:
-    return {"sum": factor(number)}
+def crunch(seconds: float) -> dict[str, int]:
+    return {"sum": factor(seconds)}

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +36,7 @@ apiVersion: knhk/v1
 kind: Workflow
 metadata: {name: crunch}
 spec:
-  steps: [{name: only, action: shop.crunch, params: {number: 40000000}}]
+  steps: [{name: only, action: shop.crunch, params: {seconds: 12}}]
 """
 RUNS = 3
 
@@ -157,7 +158,7 @@ def test_what_burns_cpu_time_is_in_the_flame_graph(server: Server) -> None:
     page = (server.directory / shown["file"]).read_text()
     assert "factor" in page
     assert "flame" in page.lower()
-    server.client.post(f"/workflows/{name}/cancel")
+    server.wait_for(name)
 
 
 def test_memory_is_told_by_type_and_by_line_and_collected(server: Server) -> None:
@@ -180,3 +181,29 @@ def test_tasks_and_resources(server: Server) -> None:
     text = text_of(server, "diagnostics", "resources")
     assert "memory" in text
     assert "projector" in text_of(server, "debug", "tasks")
+
+
+def test_top_shows_what_happens_between_two_looks(server: Server) -> None:
+    stop, names = threading.Event(), []
+
+    def drive() -> None:
+        while not stop.wait(0.2):
+            names.append(server.submit(ORDER))
+
+    load = threading.Thread(target=drive)
+    load.start()
+    try:
+        shown = server.cli("top", "--once", "--interval", "2s", "-o", "json")
+    finally:
+        stop.set()
+        load.join()
+    assert shown["ready"] is True
+    assert shown["wrong"] == []
+    assert shown["receipts_per_s"] > 0
+    assert {one["action"] for one in shown["actions"]} >= {"shop.charge"}
+    for name in names:
+        server.wait_for(name)
+    text = text_of(server, "top", "--once", "--interval", "100ms")
+    assert text.startswith("knhk top")
+    assert "longest active run" in text
+    server.cli("top", "--once", "--operations", "http://127.0.0.1:9", code=6)

@@ -38,21 +38,36 @@ class Client:
         wait_s: float = 0.0,
     ) -> dict[str, Any]:
         """The decoded answer. `wait_s` is how long the server was asked to wait before it answers."""
-        given = {name: value for name, value in (query or {}).items() if value is not None}
+        return self._decoded(self._answer(method, path, query or {}, body, headers or {}, wait_s))
+
+    def text(self, path: str) -> str:
+        """What a route gives as text, such as /metrics."""
+        return self._answer("GET", path, {}, None, {}, 0.0).text
+
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str | int | None],
+        body: bytes | None,
+        headers: Mapping[str, str],
+        wait_s: float,
+    ) -> httpx.Response:
+        given = {name: value for name, value in query.items() if value is not None}
         try:
             response = self._http.request(
                 method,
                 path,
                 params=given,
                 content=body,
-                headers=dict(headers or {}),
+                headers=dict(headers),
                 timeout=httpx.Timeout(ANSWER_S + wait_s, connect=CONNECT_S),
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from error
         if response.is_error:
             raise error_of(response.status_code, response.content, response.headers.get("retry-after"))
-        return self._decoded(response)
+        return response
 
     def events(self, workflow_id: str, from_seq: int = 0) -> Iterator[dict[str, Any]]:
         """The receipts of a workflow as they are committed, until its end. A broken connection is made again."""

@@ -218,7 +218,8 @@ def table_of(*columns: str) -> Any:
     """An empty table; a column whose name begins with `>` is aligned to the right."""
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    named = any(columns)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=named)
     for name in columns:
         right = name.startswith(">")
         table.add_column(

@@ -25,6 +25,7 @@ from knhk.cli import (
     server,
     signals,
     support,
+    top,
     trace,
     verify,
     worker,
@@ -92,6 +93,7 @@ app.add_typer(trace.app)
 app.add_typer(profile.app)
 app.add_typer(debug.app)
 app.add_typer(support.app)
+app.command("top")(top.top)
 app.command("verify")(verify.verify)
 app.add_typer(recover.app)
 app.add_typer(backup.app)
