@@ -16,6 +16,7 @@ from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from knhk.api.definitions import definition_handlers
 from knhk.api.description import EVENT_RESPONSES, SUBMIT_RESPONSES, ReasonOperation, SubmitOperation, problem_responses
+from knhk.api.hooks import hook_handlers
 from knhk.api.signals import signal_handlers
 from knhk.api.submit import Answer, SubmitRoute, internal_error, problem_answer, too_long
 from knhk.domain import identifier
@@ -57,7 +58,8 @@ def create_app(control: Control, route: SubmitRoute, *, version: str, further: S
             _submit_handler(route),
             *_read_handlers(control),
             *_change_handlers(control),
-            *definition_handlers(control.definitions),
+            *definition_handlers(control),
+            *hook_handlers(control),
             *signal_handlers(control),
             *further,
         ],

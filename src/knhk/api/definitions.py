@@ -10,6 +10,7 @@ from knhk.api.description import DefinitionOperation, problem_responses
 from knhk.domain.definition import Definition, DefinitionRow, Version
 from knhk.domain.identifier import to_text
 from knhk.domain.times import rfc3339
+from knhk.engine.control import Control
 from knhk.engine.definitions import Definitions
 
 _LARGEST_PAGE = 1_000
@@ -27,12 +28,14 @@ class DefinitionPage(msgspec.Struct):
     next_cursor: str | None
 
 
-def definition_handlers(definitions: Definitions) -> list[Any]:
+def definition_handlers(control: Control) -> list[Any]:
     """The handlers, for the application."""
-    return [*_read_handlers(definitions), *_change_handlers(definitions)]
+    return [*_read_handlers(control), *_change_handlers(control.definitions)]
 
 
-def _read_handlers(definitions: Definitions) -> list[Any]:
+def _read_handlers(control: Control) -> list[Any]:
+    definitions = control.definitions
+
     @get("/definitions", summary="List definitions", responses=problem_responses(503))
     async def list_definitions(
         limit: Annotated[int, QueryParameter(ge=1, le=_LARGEST_PAGE, description="At most so many.")] = 100,
@@ -44,8 +47,8 @@ def _read_handlers(definitions: Definitions) -> list[Any]:
 
     @get("/definitions/{name:str}", summary="Versions of a definition", responses=_READS)
     async def get_definition(name: Name) -> dict[str, Any]:
-        """All versions, oldest first."""
-        return _shown(await definitions.get(name))
+        """All versions, oldest first, and the triggers of the newest with the next times of schedules."""
+        return {**_shown(await definitions.get(name)), "triggers": control.triggers.shown(name)}
 
     @get("/definitions/{name:str}/versions/{version:str}", summary="One version of a definition", responses=_READS)
     async def get_version(

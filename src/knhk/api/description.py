@@ -131,6 +131,17 @@ class DefinitionOperation(Operation):
 
 
 @dataclass
+class WebhookOperation(Operation):
+    """Any body, which the handler reads by itself."""
+
+    def __post_init__(self) -> None:
+        self.request_body = RequestBody(
+            description="What happened; JSON as data, anything else as text.",
+            content={"application/json": OpenAPIMediaType(schema=Schema())},
+        )
+
+
+@dataclass
 class ReasonOperation(Operation):
     """A decision whose reason may be left out."""
 

@@ -61,11 +61,12 @@ class EventBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class EventAnswer(msgspec.Struct):
-    """The event is on disk; these runs have it by now."""
+    """The event is on disk; these runs have it by now, and its triggers have started those."""
 
     event_id: str
     record: str
     delivered_to: list[str]
+    started: list[str]
     kept_until: str
     replayed: bool
 
@@ -118,9 +119,9 @@ def signal_handlers(control: Control) -> list[Any]:
             keep_ns=_duration_ns(data.keep),
             actor=_ACTOR,
         )
-        delivered = [to_text(one) for one in done.delivered_to]
+        delivered, started = [to_text(one) for one in done.delivered_to], [to_text(one) for one in done.started]
         return EventAnswer(
-            done.event_id, to_text(done.record_id), delivered, rfc3339(done.kept_until_ns), done.replayed
+            done.event_id, to_text(done.record_id), delivered, started, rfc3339(done.kept_until_ns), done.replayed
         )
 
     return [signal_workflow, approve_workflow, reject_workflow, publish_event]

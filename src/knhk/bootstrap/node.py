@@ -1,6 +1,7 @@
 """One process's engine on its store, without servers and duties."""
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ import uvloop
 from knhk.actions.catalogue import catalogue
 from knhk.bootstrap.stores import open_store
 from knhk.config import Config, Loaded
+from knhk.domain.compile_triggers import SECRETS
 from knhk.domain.errors import InvalidConfiguration
 from knhk.engine.service import Engine, Settings
 from knhk.engine.workers import WorkerLimits
@@ -99,6 +101,7 @@ def settings(config: Config) -> Settings:
             max_deliveries=config.workers.max_deliveries,
         ),
         partition=PARTITION,
+        webhook_secrets={name: value for name, value in os.environ.items() if SECRETS.fullmatch(name)},
         sampling_rate=config.observability.sampling_rate if config.observability.endpoint else None,
     )
 

@@ -102,8 +102,19 @@ def show(
         print_fields([("name", shown["name"]), ("retired", shown["retired"]), ("record", shown["record"])])
         rows = [[_short(column, one[column]) for column in _COLUMNS] for one in shown["versions"]]
         print_table(_COLUMNS, rows, folds=("note",))
+        if shown["triggers"]:
+            columns = ("trigger", "fires", "next", "trouble")
+            print_table(columns, [_trigger(one) for one in shown["triggers"]], folds=("next", "trouble"))
 
     emit(shown, output, table)
+
+
+def _trigger(shown: dict[str, Any]) -> tuple[Any, ...]:
+    if "cron" in shown:
+        fires = f"cron {shown['cron']} {shown['timezone']}"
+    else:
+        fires = f"event {shown['event']}" if "event" in shown else f"webhook, signed with {shown['webhook']}"
+    return shown["name"], fires, ", ".join(shown.get("next", [])), shown["trouble"]
 
 
 def _short(column: str, value: Any) -> Any:

@@ -9,6 +9,8 @@ from knhk.config import document, keys, scalars
 from knhk.config.entries import Entry, Layer, Origin
 from knhk.config.keys import Shape
 
+SECRETS: Final = "KNHK_WEBHOOK_"
+"""Variables that begin so are secrets of webhooks and no part of the configuration (docs/triggers.md)."""
 FILE_VARIABLE: Final = "KNHK_CONFIG"
 """Names the configuration file when the command line does not."""
 
@@ -23,7 +25,11 @@ def read_environment(environ: Mapping[str, str]) -> Layer:
     """Read every KNHK_* variable. An empty one counts as not set, as Docker Compose passes variables that are not."""
     layer = Layer()
     variables = keys.variables()
-    ours = {name: environ[name] for name in sorted(environ) if name.startswith("KNHK_") and environ[name]}
+    ours = {
+        name: environ[name]
+        for name in sorted(environ)
+        if name.startswith("KNHK_") and not name.startswith(SECRETS) and environ[name]
+    }
     links = {name for name, value in ours.items() if _is_service_link(name, value)}
     given = {name: value for name, value in ours.items() if name in variables and name not in links}
     for name in sorted(ours.keys() - given.keys() - links - _OTHER_VARIABLES):

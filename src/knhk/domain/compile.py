@@ -13,6 +13,7 @@ from knhk.domain.block_scope import EVERYWHERE, BlockScope
 from knhk.domain.compile_bodies import count_steps
 from knhk.domain.compile_limits import compile_limits
 from knhk.domain.compile_steps import NAME, StepCompiler
+from knhk.domain.compile_triggers import compile_triggers
 from knhk.domain.compile_values import ONCE, ValueCompiler
 from knhk.domain.complaints import Complaints, Path
 from knhk.domain.covenants import check_covenant
@@ -96,6 +97,7 @@ class _Compiler:
         outputs = self._outputs(spec.outputs, scope) if spec.outputs else ()
         invariants = self._invariants(spec, scope) if spec.invariants else ()
         limits = compile_limits(spec, self._values, scope, self._complaints)
+        triggers = compile_triggers(spec, self._values, scope, self._complaints) if spec.triggers else ()
         self._steps.finish(declared_names(inputs_schema))
         plan = Plan(
             digest=digest,
@@ -110,6 +112,7 @@ class _Compiler:
             outputs=outputs,
             invariants=invariants,
             limits=limits,
+            triggers=triggers,
         )
         if plan.covenant != "Sigma" or invariants:
             check_covenant(plan, self._complaints)

@@ -13,6 +13,7 @@ from knhk.domain.complaints import Complaints
 from knhk.domain.descriptor_parts import (
     COVENANTS,
     KINDS,
+    MAX_CATCH_UP,
     MAX_LIMIT,
     MAX_RETRIES,
     MAX_TIMES,
@@ -172,6 +173,29 @@ _RATE_LIMIT: Final = Object(
         "key": Field(Text(), _KEY),
     }
 )
+_WEBHOOK: Final = Object(
+    {
+        "secret_env": Field(Text(), "The server's variable with the secret: KNHK_WEBHOOK_...", required=True),
+        "signature_header": Field(
+            Text(), "The header with the HMAC-SHA256 of the body. Default X-Hub-Signature-256, as GitHub sends it."
+        ),
+        "id_header": Field(Text(), "The header that tells a repeated delivery. Default X-GitHub-Delivery."),
+    }
+)
+_TRIGGER: Final = Object(
+    {
+        "name": Field(Text(), "Unique among the triggers.", required=True),
+        "cron": Field(Text(), "A schedule: minute, hour, day of month, month, day of week."),
+        "timezone": Field(Text(), "The zone of the schedule, such as Europe/Berlin. Default UTC."),
+        "catch_up": Field(
+            Choice(("none", "last", "all")), "Which of the times that the server missed are made up for. Default last."
+        ),
+        "max_catch_up": Field(Integer(1, MAX_CATCH_UP), "How many of them at most, the latest. Default 100."),
+        "webhook": Field(_WEBHOOK, "A signed request to /hooks/{definition}/{trigger}."),
+        "event": Field(Text(), "A published event of this name."),
+        "inputs": Field(MapOf(Value()), "What the run is given; ${{ CEL }} over `trigger`."),
+    }
+)
 _SPEC: Final = Object(
     {
         "covenant": Field(Choice(COVENANTS), "What the platform promises about each run. Default Sigma."),
@@ -185,6 +209,7 @@ _SPEC: Final = Object(
         "invariants": Field(ListOf(Either(Text(), _INVARIANT)), "Rules of covenant Q, as CEL."),
         "concurrency": Field(_CONCURRENCY, "How many runs may be under way at the same time."),
         "rate_limit": Field(_RATE_LIMIT, "How often runs may start."),
+        "triggers": Field(ListOf(_TRIGGER), "What starts runs by itself, once the descriptor is a definition."),
         "priority": Field(
             Integer(0, HIGHEST_PRIORITY),
             "Among the runs of a department that wait, greater ones start first. Default 50.",

@@ -6,8 +6,10 @@ import msgspec
 
 from knhk.domain.limits import HIGHEST_PRIORITY, OnLimit
 from knhk.domain.plan import CovenantName, EndState, Semantics
+from knhk.domain.triggers import CatchUp
 
 MAX_RETRIES: Final = 1000
+MAX_CATCH_UP: Final = 1000
 MAX_LIMIT: Final = 1_000_000
 KINDS: Final = ("action", "steps", "switch", "parallel", "wait")
 """What a step can be; it is one of them."""
@@ -20,6 +22,7 @@ Attempts = Annotated[int, msgspec.Meta(ge=1, le=MAX_RETRIES + 1)]
 Factor = Annotated[float, msgspec.Meta(ge=1, le=1000)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_TIMES)]
 Count0 = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIMES)]
+CatchUpCount = Annotated[int, msgspec.Meta(ge=1, le=MAX_CATCH_UP)]
 LimitCount = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
 Priority = Annotated[int, msgspec.Meta(ge=0, le=HIGHEST_PRIORITY)]
 JsonSchema = dict[str, Any] | bool
@@ -136,6 +139,27 @@ class RateLimitPart(msgspec.Struct, forbid_unknown_fields=True):
     key: str | None = None
 
 
+class WebhookPart(msgspec.Struct, forbid_unknown_fields=True):
+    """`webhook` of a trigger."""
+
+    secret_env: str
+    signature_header: str | None = None
+    id_header: str | None = None
+
+
+class TriggerPart(msgspec.Struct, forbid_unknown_fields=True):
+    """One of `spec.triggers`."""
+
+    name: str
+    cron: str | None = None
+    timezone: str | None = None
+    catch_up: CatchUp | None = None
+    max_catch_up: CatchUpCount | None = None
+    webhook: WebhookPart | None = None
+    event: str | None = None
+    inputs: dict[str, Any] | None = None
+
+
 class SpecPart(msgspec.Struct, forbid_unknown_fields=True):
     """`spec`."""
 
@@ -150,6 +174,7 @@ class SpecPart(msgspec.Struct, forbid_unknown_fields=True):
     concurrency: ConcurrencyPart | None = None
     rate_limit: RateLimitPart | None = None
     priority: Priority | None = None
+    triggers: list[TriggerPart] | None = None
 
 
 class MetadataPart(msgspec.Struct, forbid_unknown_fields=True):

@@ -4,7 +4,7 @@
     ├── InvalidInput    what was sent is wrong; sending it again cannot help            HTTP 400/422, exit 2
     │   ├── InvalidDescriptor, InvalidInputs, InvalidExpression, InvalidConfiguration, InvalidParameter, PayloadTooLarge
     ├── Refused         understood and not allowed, now or at all                       HTTP 403/429, exit 3
-    │   ├── Overloaded (retryable), CovenantViolated
+    │   ├── Overloaded (retryable), CovenantViolated, SignatureRefused
     ├── NotFound        no such thing                                                   HTTP 404, exit 4
     │   ├── WorkflowNotFound, ReceiptNotFound, DefinitionNotFound, DataErased, WorkflowPruned
     ├── Conflict        it contradicts what already happened                            HTTP 409, exit 5
@@ -110,6 +110,11 @@ class Overloaded(Refused):
 class CovenantViolated(Refused):
     code, title = "KNHK-2002", "Covenant violated"
     hint = "The message names the guard; see docs/covenants.md for what each covenant promises."
+
+
+class SignatureRefused(Refused):
+    code, title = "KNHK-2005", "The signature is not good"
+    hint = "Sign the very bytes of the body with the webhook's secret: HMAC-SHA256, in hexadecimal."
 
 
 class NotFound(KnhkError):

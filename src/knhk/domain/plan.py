@@ -7,6 +7,7 @@ import msgspec
 
 from knhk.domain.expressions import Condition, Scope, Template
 from knhk.domain.limits import NO_LIMITS, Limits, key_of
+from knhk.domain.triggers import Trigger
 
 EndState = Literal["completed", "failed", "skipped"]
 Semantics = Literal["at_least_once", "at_most_once"]
@@ -231,6 +232,7 @@ class Plan(msgspec.Struct, frozen=True):
     outputs: tuple[Output, ...]
     invariants: tuple[Invariant, ...]
     limits: Limits = NO_LIMITS
+    triggers: tuple[Trigger, ...] = ()
 
     @property
     def steps(self) -> tuple[Step, ...]:

@@ -46,6 +46,7 @@ from knhk.engine.proposals import Proposals
 from knhk.engine.requests import Accepted, Filter, Submission
 from knhk.engine.scheduler import Scheduler
 from knhk.engine.signals import Signals
+from knhk.engine.triggers import Triggers
 from knhk.engine.watchers import Watchers
 from knhk.ports.environment import Clock, Ids
 from knhk.ports.journal import Claim, Journal, record_key
@@ -87,6 +88,7 @@ class Control:
         self._watchers, self._clock, self._ids = watchers, clock, ids
         self.definitions, self.signals, self._inbound = definitions, signals, inbound
         self.propose = proposals.propose
+        self.triggers: Triggers
         self._claims: dict[bytes, Batch] = {}
 
     def validate(self, descriptor: bytes) -> Plan:

@@ -4,6 +4,7 @@ A version is known as soon as its receipt is durable, for submissions that come 
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from difflib import unified_diff
 from typing import Any, Final
 
@@ -66,6 +67,7 @@ class Definitions:
         self._admission, self._committer, self._plans = admission, committer, plans
         self._journal, self._projections, self._projector = journal, projections, projector
         self._clock, self._ids = clock, ids
+        self.changed: Callable[[Definition], Awaitable[None]]
         self._turn = asyncio.Lock()
         self._newest: LiveRun | None = None
 
@@ -170,6 +172,7 @@ class Definitions:
         await batch.committed()
         definition.apply(event)
         await self._projector.reached(batch.height)
+        await self.changed(definition)
 
     async def _settled(self) -> None:
         """Wait until what was put last is durable: until then the journal does not have the end of its chain."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -27,6 +27,7 @@ from knhk.engine.proposals import Proposals
 from knhk.engine.scheduler import Scheduler
 from knhk.engine.signals import Signals
 from knhk.engine.sleepers import Sleepers
+from knhk.engine.triggers import Triggers
 from knhk.engine.watchers import Watchers
 from knhk.engine.workers import WorkerLimits, Workers
 from knhk.ports.environment import Clock, Ids, Signer
@@ -63,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True):
     workers: WorkerLimits = WorkerLimits()
     partition: int = 0
     sampling_rate: float | None = None
+    webhook_secrets: Mapping[str, str] = {}
 
 
 class Engine:
@@ -127,6 +129,7 @@ class Engine:
         self.proposals = self._feedback(ids)
         self.control = self._facade(ids)
         self.children = self._family()
+        self.triggers = self._starters()
         self.corrupt: dict[int, str] = {}
         self.halted: asyncio.Future[KnhkError] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -227,6 +230,18 @@ class Engine:
         self.scheduler.start_child, self.scheduler.left_children = children.start, children.left
         return children
 
+    def _starters(self) -> Triggers:
+        triggers = Triggers(
+            definitions=self.definitions,
+            journal=self._journal,
+            clock=self._clock,
+            submit=self.control.submit,
+            secrets=self.settings.webhook_secrets,
+        )
+        self.definitions.changed = triggers.changed
+        self.control.triggers = self.signals.triggers = triggers
+        return triggers
+
     def _facade(self, ids: Ids) -> Control:
         return Control(
             self.settings.partition,
@@ -258,6 +273,7 @@ class Engine:
                 await self._clock.sleep(0)
         self.scheduler.fill_slots()
         self.sleepers.start()
+        self.triggers.start()
         self.signals.start()
         self._tasks = [
             asyncio.create_task(self._load_limits(), name="limits"),
@@ -285,6 +301,7 @@ class Engine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.triggers.stop()
         await self.children.stop()
         await self.signals.stop()
         await self.sleepers.stop()

@@ -35,11 +35,14 @@ from knhk.engine.inbound import Inbound
 from knhk.engine.projector import FOLD, Projector
 from knhk.engine.records import tail
 from knhk.engine.topic_rows import KeptEvent, kept_events, topic_of, waiting_runs
+from knhk.engine.triggers import Triggers
 from knhk.ports.environment import Clock, Ids
 from knhk.ports.journal import Claim, Journal, record_key
 from knhk.ports.storage import Projections
 
 LONGEST: Final = 255
+SHORTEST_KEPT_NS: Final = 60_000_000_000
+"""An event that a crash keeps from being handed out is still there after the restart."""
 LONGEST_KEPT_NS: Final = 30 * 86_400 * 1_000_000_000
 _KIND: Final = "event"
 _AT_ONCE: Final = 100
@@ -57,13 +60,17 @@ class Delivered(msgspec.Struct, frozen=True):
 
 
 class Published(msgspec.Struct, frozen=True):
-    """What became of an event: the runs that have it by now; it is kept for further ones until a time (Unix, ns)."""
+    """What became of an event: the runs that have it by now, and those that it started.
+
+    It is kept for further ones until a time (Unix, ns).
+    """
 
     event_id: str
     record_id: int
     delivered_to: list[int]
     kept_until_ns: int
     replayed: bool = False
+    started: list[int] = []
 
 
 class Signals:
@@ -88,6 +95,7 @@ class Signals:
         self._admission, self._arrivals, self._inbound, self._committer = admission, arrivals, inbound, committer
         self._journal, self._projections, self._projector = journal, projections, projector
         self._clock, self._ids = clock, ids
+        self.triggers: Triggers
         self._claims: dict[bytes, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -171,7 +179,7 @@ class Signals:
         if known is not None:
             return await self._again(known, event_id)
         live = tail(record_id, _PLAN)
-        kept_until_ns = now + keep_ns
+        kept_until_ns = now + max(keep_ns, SHORTEST_KEPT_NS)
         detail = ev.EventReceived(event, correlate, event_id, kept_until_ns)
         self._committer.keep_descriptor(_PLAN.digest, _TEXT)
         self._committer.claim(Claim(key, record_id, payload.digest(raw)))
@@ -184,7 +192,12 @@ class Signals:
         kept = KeptEvent(record_id, event, correlate, event_id, kept_until_ns)
         await self._projector.reached(batch.height)
         delivered = await self._hand_out(kept, raw, actor)
-        return Published(event_id, record_id, delivered, kept_until_ns)
+        try:
+            started = await self.triggers.on_event(event, correlate, event_id, record_id, data)
+        except KnhkError:
+            started = []  # The event is on disk, and what it starts follows.
+            self._spawn(self._start_again(kept))
+        return Published(event_id, record_id, delivered, kept_until_ns, started=[one.workflow_id for one in started])
 
     def began_to_wait(self, workflow_id: int, event: str, correlate: str, height: int) -> None:
         """A step's wait is durable: look for an event that is kept for it."""
@@ -261,6 +274,7 @@ class Signals:
         if head is not None:
             await self._projector.reached(head.block().height)
         for kept in await self._patiently_kept(b""):
+            await self._start_again(kept)
             topic, after = topic_of(kept.event, kept.correlate), None
             while True:
                 ids, after = await waiting_runs(self._projections, FOLD, topic, after, _AT_ONCE)
@@ -268,6 +282,19 @@ class Signals:
                     await self._patiently_give(one, kept)
                 if after is None:
                     break
+
+    async def _start_again(self, kept: KeptEvent) -> None:
+        """Start the runs that an event has to start, those of them that it has not."""
+        while True:
+            try:
+                raw = await self._journal.payload(kept.record_id, 0, OUTPUT)
+                data = None if raw is None else payload.decode(raw)
+                await self.triggers.on_event(kept.event, kept.correlate, kept.id, kept.record_id, data)
+                return
+            except KnhkError as error:
+                if not error.retryable:
+                    return
+            await self._clock.sleep(_RETRY_S)
 
     async def _patiently_kept(self, topic: bytes) -> list[KeptEvent]:
         while True:

@@ -21,6 +21,7 @@ OPERATIONS = {
     ("/workflows/{workflow_id}", "delete"),
     ("/definitions", "get"),
     ("/events", "post"),
+    ("/hooks/{definition}/{trigger}", "post"),
     *(("/definitions/{name}", method) for method in ("get", "put", "delete")),
     ("/definitions/{name}/diff", "get"),
     ("/definitions/{name}/versions/{version}", "get"),
