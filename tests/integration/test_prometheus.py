@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -67,7 +68,11 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus that has scraped a server under load for a while, with the configuration in deploy/."""
     prometheus.program("prometheus")
     directory = tmp_path_factory.mktemp("prometheus")
-    server = Server(directory, actions={"modules": ["tests.acceptance.shop_actions"]})
+    server = Server(
+        directory,
+        actions={"modules": ["tests.acceptance.shop_actions"]},
+        recovery={"checkpoint_path": str(directory / "checkpoints"), "backup_to": str(directory / "away")},
+    )
     stop = threading.Event()
     load = threading.Thread(target=drive, args=(server, stop))
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
@@ -77,6 +82,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
     try:
         server.start()
+        httpx.post(f"{server.ops}/drill", timeout=120).raise_for_status()
         load.start()
         with prometheus.running(directory / "prometheus.yml", directory / "tsdb") as running:
             deadline = time.monotonic() + 60

@@ -73,6 +73,11 @@ def recover(
 
     pinned = [read_public_key(path) for path in public_key] if public_key else None
     settings = load_config(config, context=context, data=data).config
+    if settings.persistence.url:
+        raise InvalidInput(
+            "persistence.url names a database, and this restores data directories",
+            hint="Restore the database with its own tools, or name a directory with --data and no persistence.url.",
+        )
     source, shipped = chosen(settings, snapshot, segments, to, pinned)
     with progress_bar() as progress:
         recovered = do_recover(
@@ -152,6 +157,7 @@ def _drilled(
     from knhk.security.signing import verify
 
     data = settings.persistence.path
+    _tidy(data)
     live_until_ns = newest_block_ns(settings)  # first, for what is committed during the drill is not its concern
 
     def restore(path: Path) -> Recovered:
@@ -177,6 +183,18 @@ def _drilled(
         sample=sample,
         rng=random.Random(),
     ).to_dict()
+
+
+def _tidy(data: Path) -> None:
+    """Remove what drills left behind that were killed."""
+    import shutil
+
+    import psutil
+
+    for path in data.parent.glob(f"{data.name}.drill-*"):
+        owner = path.name.rpartition("-")[2]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _opener(settings: "Config") -> "OpenStore":

@@ -21,7 +21,9 @@ from knhk.recovery.durable_files import sync_path
 
 _SCHEMES: Final = ("s3", "gs", "az", "file")
 _PIECE_BYTES: Final = 1 << 20
-_LONGEST_S: Final = 60
+_LONGEST_S: Final = 3600
+_CONNECT_S: Final = 10
+_SILENCE_S: Final = 60
 _ATTEMPTS: Final = 2
 
 
@@ -46,7 +48,10 @@ class Place:
 
     @classmethod
     def of(cls, url: str, *, make: bool = False, timeout_s: int = _LONGEST_S) -> "Place":
-        """The place with this URL or path; `make` makes the directory. Raises InvalidParameter, NotFound."""
+        """The place with this URL or path; `make` makes the directory, `timeout_s` is the limit of one request.
+
+        Raises InvalidParameter, NotFound.
+        """
         from obstore.store import LocalStore, from_url
 
         scheme, marker, rest = url.partition("://")
@@ -66,18 +71,17 @@ class Place:
         try:
             store = from_url(
                 url,
-                client_options={"timeout": limit, "allow_http": _is_plain_http()},
+                client_options={
+                    "timeout": limit,
+                    "read_timeout": timedelta(seconds=min(timeout_s, _SILENCE_S)),
+                    "connect_timeout": timedelta(seconds=min(timeout_s, _CONNECT_S)),
+                    "allow_http": _is_plain_http(),
+                },
                 retry_config={"max_retries": _ATTEMPTS, "retry_timeout": limit},
             )
         except Exception as error:
             raise InvalidParameter(f"{url}: {_first_line(error)}") from error
         return cls(url, store, None)
-
-    def below(self, name: str) -> "Place":
-        """The part of this place under a name."""
-        if self.root is not None:
-            return Place.of(str(self.root / name), make=False)
-        return Place.of(f"{self._url}/{name}")
 
     def entries(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
         """Everything below a folder, in no order; with `after`, only names that sort behind it."""

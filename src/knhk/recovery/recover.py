@@ -103,7 +103,8 @@ def recover(
             except (Corrupt, InvalidConfiguration) as error:  # it cannot even be opened, such as a torn copy
                 staging.discard()
                 raise BackupCorrupt(f"{name}: {error.message}") from error
-            kept = staging.switch(now_ns)
+            with offline(data):  # a server may have been started where there were no data before
+                kept = staging.switch(now_ns)
     missing = [] if kept is None else _lost(kept, heads)
     if replayed is not None and replayed.left_out:
         missing.append(f"{replayed.left_out} blocks that are younger than the time that was asked for")

@@ -27,7 +27,6 @@ from knhk.domain.errors import (
     Corrupt,
     DataDirectoryInUse,
     InvalidParameter,
-    KnhkError,
     NotFound,
 )
 from knhk.domain.times import rfc3339
@@ -295,4 +294,4 @@ def _remembered(data: Path) -> Unfinished | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:
-        raise KnhkError(f"{_marker(data)} cannot be read: {error}", hint="Remove it to begin anew.") from error
+        raise Corrupt(f"{_marker(data)} cannot be read: {error}", hint="Remove it to begin anew.") from error
