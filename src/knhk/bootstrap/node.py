@@ -34,6 +34,8 @@ class Node:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.clock = SystemClock()
+        self.last_used_ns = 0
+        """When the journal grew for the last time before this process (Unix time); 0: never, or not started yet."""
         self.registry = catalogue(config.actions)
         self.store = open_store(config)
         self.signer = Ed25519Signer.load_or_create(config.persistence.key_path, self.clock.now_ns())
@@ -62,6 +64,7 @@ class Node:
         await self._refuse_retired_key()
         head = await self.store.head(PARTITION)
         if head is not None:
+            self.last_used_ns = head.block().at_ns
             # The next millisecond: ids are made of it, and those of this one are given out.
             self.clock.not_before((head.block().at_ns // _MILLISECOND_NS + 1) * _MILLISECOND_NS)
         await self.engine.start()

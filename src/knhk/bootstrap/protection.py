@@ -75,7 +75,15 @@ def _retention_of(node: Node, store: RocksDbStore) -> Retention:
         persistence.archive,
     )
     place = (lambda: ArchivePlace(persistence.archive)) if persistence.archive else None
-    return Retention(settings, store, node.signer, node.clock, is_at_rest=node.engine.is_at_rest, place=place)
+    return Retention(
+        settings,
+        store,
+        node.signer,
+        node.clock,
+        is_at_rest=node.engine.is_at_rest,
+        last_used=lambda: node.last_used_ns,
+        place=place,
+    )
 
 
 def _renewal(persistence: Persistence, ring: KeyRing) -> tuple[KeyWrapper, Callable[[], None]]:

@@ -53,7 +53,10 @@ class _Changed(Exception):
 
 
 class Retention:
-    """Implements ports.duty.Duty. `is_at_rest` says whether the engine does nothing with a run."""
+    """Implements ports.duty.Duty. `is_at_rest` says whether the engine does nothing with a run.
+
+    `last_used` is when the journal grew for the last time before this process, for a store that retention never ran on.
+    """
 
     room = "persistence"
 
@@ -65,10 +68,11 @@ class Retention:
         clock: Clock,
         *,
         is_at_rest: Callable[[int], bool],
+        last_used: Callable[[], int],
         place: Callable[[], Place] | None = None,
     ) -> None:
         self._settings, self._store, self._signer, self._clock = settings, store, signer, clock
-        self._is_at_rest, self._place = is_at_rest, place
+        self._is_at_rest, self._last_used, self._place = is_at_rest, last_used, place
         self._time = RetentionClock.start(clock.now_ns(), clock.now_ns())
         self._turn = asyncio.Lock()
         self._news = asyncio.Event()
@@ -80,7 +84,7 @@ class Retention:
 
     async def start(self) -> None:
         """Begin with a pass."""
-        await self.believe()
+        self.believe()
         self._task = asyncio.create_task(self._work(), name="retention")
 
     async def stop(self) -> None:
@@ -99,13 +103,10 @@ class Retention:
             return f"retention keeps {len(self._unsound)} workflow(s) that do not verify: {self._unsound[0]}"
         return "ok"
 
-    async def believe(self) -> None:
+    def believe(self) -> None:
         """Find out what time it is."""
         raw = self._store.look(lambda database: database.get("meta", RETENTION_KEY))
-        last_ns = 0 if raw is None else int.from_bytes(raw)
-        if not last_ns:
-            head = await self._store.head(self._settings.partition)
-            last_ns = 0 if head is None else head.block().at_ns
+        last_ns = self._last_used() if raw is None else int.from_bytes(raw)
         self._time = RetentionClock.start(self._clock.now_ns(), last_ns)
 
     def confirm(self) -> None:
