@@ -98,6 +98,8 @@ class _Compiler:
         invariants = self._invariants(spec, scope) if spec.invariants else ()
         limits = compile_limits(spec, self._values, scope, self._complaints)
         triggers = compile_triggers(spec, self._values, scope, self._complaints) if spec.triggers else ()
+        on_failure = self._steps.handler(scope, spec.on_failure, "on_failure")
+        finally_ = self._steps.handler(scope, spec.finally_, "finally")
         self._steps.finish(declared_names(inputs_schema))
         plan = Plan(
             digest=digest,
@@ -113,6 +115,8 @@ class _Compiler:
             invariants=invariants,
             limits=limits,
             triggers=triggers,
+            on_failure=on_failure,
+            finally_=finally_,
         )
         if plan.covenant != "Sigma" or invariants:
             check_covenant(plan, self._complaints)

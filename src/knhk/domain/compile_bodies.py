@@ -6,14 +6,23 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from knhk.domain.block_scope import BlockScope
+from knhk.domain.block_scope import EVERYWHERE, BlockScope
 from knhk.domain.cel_program import ROOTS
 from knhk.domain.compile_values import ValueCompiler
 from knhk.domain.complaints import Complaints, Path
-from knhk.domain.descriptor import CasePart, CatchPart, ForeachPart, LoopPart, ParallelPart, StepPart
+from knhk.domain.descriptor import (
+    CasePart,
+    CatchPart,
+    CompensatePart,
+    ForeachPart,
+    HandlerPart,
+    LoopPart,
+    ParallelPart,
+    StepPart,
+)
 from knhk.domain.descriptor_parts import KINDS
 from knhk.domain.expressions import compile_condition
-from knhk.domain.plan import Block, Body, Case, Catch, Foreach, Group, Loop, Parallel, Switch
+from knhk.domain.plan import Block, Body, Case, Catch, Foreach, Group, Loop, Parallel, Step, Switch
 
 _BELONGS: Final = {"params": "action", "semantics": "action", "queue": "action", "output": "steps"}
 """Keys that only one kind of step has."""
@@ -26,6 +35,8 @@ _RESERVED: Final = ROOTS | {
 }
 """What CEL or a descriptor uses for something else."""
 _TIMESTAMP: Final = re.compile(r"\s*\d{4}-\d{2}-\d{2}[Tt ]")
+_AT_THE_END: Final = frozenset({"error", "outcome"})
+_OF_STEP: Final = frozenset({"input", "output"})
 _TRUE: Final = compile_condition("true")
 
 
@@ -60,6 +71,8 @@ def _inside(part: StepPart) -> list[StepPart]:
         found += part.parallel.branches
     if part.catch is not None:
         found += part.catch.steps
+    if part.compensate is not None:
+        found += part.compensate.steps or ()
     return found
 
 
@@ -112,6 +125,29 @@ class BodyCompiler:
             when = self._values.condition(part.when, (*place, "when"), scope, index, names)
         block = self._steps(scope, index, part.steps, (*place, "steps"), part.output, "output", names)
         return Catch(block, when, name)
+
+    def handler(self, scope: BlockScope, part: HandlerPart | None, key: str) -> Block | None:
+        """What is done at the end of a run."""
+        if part is None:
+            return None
+        return self._steps(scope, EVERYWHERE, part.steps, ("spec", key, "steps"), None, "", _AT_THE_END)
+
+    def compensate(self, scope: BlockScope, index: int, part: StepPart, compensate: CompensatePart) -> Step:
+        """What undoes a step. It sees nothing of the steps around it, which may be gone by then."""
+        place = scope.at(index, "compensate")
+        if (compensate.action is None) is (compensate.steps is None) and not self._complaints:
+            self._complaints.add("one of action and steps is needed", place)
+        undo = StepPart(
+            part.name,
+            action=compensate.action,
+            steps=compensate.steps,
+            params=compensate.params,
+            timeout=compensate.timeout,
+            retry=compensate.retry,
+            retries=compensate.retries,
+            queue=compensate.queue,
+        )
+        return self._block(BlockScope([undo], place, _OF_STEP, repeats=True)).steps[0]
 
     def _steps(
         self,

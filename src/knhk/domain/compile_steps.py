@@ -11,7 +11,7 @@ from knhk.domain.compile_actions import check_literals, traits_of
 from knhk.domain.compile_bodies import BodyCompiler, is_repeated, wait_params
 from knhk.domain.compile_values import ONCE, ValueCompiler
 from knhk.domain.complaints import Complaints, Path
-from knhk.domain.descriptor import StepPart
+from knhk.domain.descriptor import HandlerPart, StepPart
 from knhk.domain.descriptor_shape import BLANK
 from knhk.domain.expressions import Condition, Template, compile_template
 from knhk.domain.graph import build
@@ -54,6 +54,10 @@ class StepCompiler:
         block = block_of(tuple(steps), given, repeats=scope.repeats)
         self._blocks.append((scope, block))
         return block
+
+    def handler(self, scope: BlockScope, part: HandlerPart | None, key: str) -> Block | None:
+        """What `on_failure` or `finally` says."""
+        return self._bodies.handler(scope, part, key)
 
     def finish(self, inputs: frozenset[str] | None) -> None:
         """Check what all expressions read, and mark the outputs that must be kept for them."""
@@ -131,6 +135,10 @@ class StepCompiler:
             if not is_repeated(part):
                 step = self._with_policy(scope, index, part, step, ONCE)
             step = msgspec.structs.replace(step, body=node)
+        if part.compensate is not None and (scope.repeats or not is_repeated(part)):
+            step = msgspec.structs.replace(
+                step, compensate=self._bodies.compensate(scope, index, part, part.compensate)
+            )
         if scope.repeats:
             return step
         return msgspec.structs.replace(

@@ -121,6 +121,8 @@ def _deterministic(plan: Plan, complaints: Complaints) -> None:
 def _actions_in(step: Step) -> Iterator[Step]:
     if step.body is None:
         yield step
+    if step.compensate is not None:
+        yield from _actions_in(step.compensate)
     for block in blocks_in(step):
         for one in block.steps:
             yield from _actions_in(one)

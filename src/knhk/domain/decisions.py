@@ -86,7 +86,7 @@ def decide(run: Run, now_ns: int, limit: int = 1 << 30) -> list[Command]:
                 _take_ready(run, run, limit, commands)
             if run.inner is not None and run.inner.frames:
                 _take_inside(run, run.inner, limit, commands)
-            if not commands and run.completed + run.others == len(run.steps):
+            if not commands and (run.is_done if run.ending is None else not run.children):
                 return [Finish(None)]
             return commands
         if run.inner is not None:

@@ -19,10 +19,12 @@ from knhk.domain.descriptor_parts import (
     MAX_TIMES,
     CasePart,
     CatchPart,
+    CompensatePart,
     ConcurrencyPart,
     DependencyPart,
     Descriptor,
     ForeachPart,
+    HandlerPart,
     InvariantPart,
     LoopPart,
     MetadataPart,
@@ -114,6 +116,19 @@ _CATCH: Final = Object(
         "output": _BLOCK_OUTPUT,
     }
 )
+_COMPENSATE: Final = Object(
+    {
+        "action": Field(Text(), "The action that undoes the step."),
+        "steps": Field(_STEPS, "In place of an action: steps that undo it."),
+        "params": Field(MapOf(Value()), "What the action is given; may read inputs, run, `input` and `output`."),
+        "timeout": Field(Text(), f"How long one attempt may take: {_DURATION}."),
+        "retry": Field(_RETRY, "How failed attempts are repeated."),
+        "retries": Field(Integer(0, MAX_RETRIES), "How many more attempts there are after one that failed."),
+        "queue": Field(Text(), "The queue from which remote workers take the attempts."),
+    },
+    one_of=("action", "steps"),
+)
+_HANDLER: Final = Object({"steps": Field(_STEPS, "The steps.", required=True)})
 _STEP: Final[Object] = Object(
     {
         "name": Field(Text(), "Unique among its steps: a letter or _, then letters, digits, _ . or -.", required=True),
@@ -146,6 +161,7 @@ _STEP: Final[Object] = Object(
         "output": _BLOCK_OUTPUT,
         "continue_on_error": Field(Boolean(), "Whether the rest goes on as if the step had completed, if it fails."),
         "catch": Field(_CATCH, "What is done if the step fails; then it has completed after all."),
+        "compensate": Field(_COMPENSATE, "What undoes the step if it has completed and the run does not."),
     },
     one_of=KINDS,
 )
@@ -214,6 +230,8 @@ _SPEC: Final = Object(
             Integer(0, HIGHEST_PRIORITY),
             "Among the runs of a department that wait, greater ones start first. Default 50.",
         ),
+        "on_failure": Field(_HANDLER, "What is done if the run fails or times out."),
+        "finally": Field(_HANDLER, "What is done at the end of every run, however it ends."),
         "steps": Field(_STEPS, "The steps. Each starts when those that it depends on have completed.", required=True),
     }
 )
@@ -254,10 +272,12 @@ __all__ = [
     "SHAPE",
     "CasePart",
     "CatchPart",
+    "CompensatePart",
     "ConcurrencyPart",
     "DependencyPart",
     "Descriptor",
     "ForeachPart",
+    "HandlerPart",
     "InvariantPart",
     "LoopPart",
     "MetadataPart",

@@ -71,6 +71,7 @@ class StepPart(msgspec.Struct, forbid_unknown_fields=True, rename={"while_": "wh
     output: Any = None
     continue_on_error: bool | None = None
     catch: "CatchPart | None" = None
+    compensate: "CompensatePart | None" = None
 
 
 class CasePart(msgspec.Struct, forbid_unknown_fields=True):
@@ -114,6 +115,24 @@ class CatchPart(msgspec.Struct, forbid_unknown_fields=True, rename={"error": "as
     when: str | None = None
     error: str | None = None
     output: Any = None
+
+
+class CompensatePart(msgspec.Struct, forbid_unknown_fields=True):
+    """`compensate` of a step."""
+
+    action: str | None = None
+    steps: list["StepPart"] | None = None
+    params: dict[str, Any] | None = None
+    timeout: str | None = None
+    retry: RetryPart | None = None
+    retries: Retries | None = None
+    queue: str | None = None
+
+
+class HandlerPart(msgspec.Struct, forbid_unknown_fields=True):
+    """`spec.on_failure` and `spec.finally`."""
+
+    steps: list["StepPart"]
 
 
 class InvariantPart(msgspec.Struct, forbid_unknown_fields=True):
@@ -160,7 +179,7 @@ class TriggerPart(msgspec.Struct, forbid_unknown_fields=True):
     inputs: dict[str, Any] | None = None
 
 
-class SpecPart(msgspec.Struct, forbid_unknown_fields=True):
+class SpecPart(msgspec.Struct, forbid_unknown_fields=True, rename={"finally_": "finally"}):
     """`spec`."""
 
     steps: list[StepPart]
@@ -175,6 +194,8 @@ class SpecPart(msgspec.Struct, forbid_unknown_fields=True):
     rate_limit: RateLimitPart | None = None
     priority: Priority | None = None
     triggers: list[TriggerPart] | None = None
+    on_failure: HandlerPart | None = None
+    finally_: HandlerPart | None = None
 
 
 class MetadataPart(msgspec.Struct, forbid_unknown_fields=True):

@@ -25,6 +25,7 @@ class Kind(StrEnum):
     WORKFLOW_PAUSED = "workflow.paused"
     WORKFLOW_RESUMED = "workflow.resumed"
     WORKFLOW_RETRIED = "workflow.retried"
+    WORKFLOW_ENDING = "workflow.ending"
     WORKFLOW_COMPLETED = "workflow.completed"
     WORKFLOW_FAILED = "workflow.failed"
     WORKFLOW_CANCELLED = "workflow.cancelled"
@@ -36,6 +37,8 @@ class Kind(StrEnum):
     STEP_SKIPPED = "step.skipped"
     STEP_OPENED = "step.opened"
     STEP_CAUGHT = "step.caught"
+    STEP_UNWINDING = "step.unwinding"
+    STEP_COMPENSATED = "step.compensated"
     TIMER_SET = "timer.set"
     TIMER_FIRED = "timer.fired"
     PAYLOAD_ERASED = "payload.erased"
@@ -66,6 +69,11 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 def is_final(failure: Failure) -> bool:
     """Whether nothing may make up for a failure: a covenant was broken, and no later step runs."""
     return failure.code.startswith("KNHK-COVENANT-")
+
+
+def error_variable(failure: Failure, path: str, attempt: int) -> dict[str, Any]:
+    """What expressions see of a failure."""
+    return {"code": failure.code, "message": failure.message, "step": failure.step or path, "attempt": attempt}
 
 
 class Detail(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -193,6 +201,27 @@ class StepOpened(Detail, frozen=True, gc=False):
     choice: int = 0
     count: int = 0
     deadline_ns: int = 0
+
+
+class StepUnwinding(Detail, frozen=True, gc=False):
+    """The step failed, and before that is dealt with, what completed inside of it is compensated."""
+
+    failure: Failure
+
+
+class StepCompensated(Detail, frozen=True, gc=False):
+    """What the step had done is undone."""
+
+
+class Ending(Detail, frozen=True, gc=False):
+    """The run will end in a state, and before that compensates what was done and does `on_failure` and `finally`.
+
+    `failure` is why it failed or timed out, `reason` why it was cancelled.
+    """
+
+    state: str
+    failure: Failure | None = None
+    reason: str = ""
 
 
 class StepCaught(Detail, frozen=True, gc=False):
@@ -324,6 +353,9 @@ AnyDetail = (
     | StepSkipped
     | StepOpened
     | StepCaught
+    | StepUnwinding
+    | StepCompensated
+    | Ending
     | TimerSet
     | TimerFired
     | PayloadErased
@@ -355,6 +387,9 @@ DETAILS: Final[dict[Kind, type[Detail]]] = {
     Kind.STEP_SKIPPED: StepSkipped,
     Kind.STEP_OPENED: StepOpened,
     Kind.STEP_CAUGHT: StepCaught,
+    Kind.STEP_UNWINDING: StepUnwinding,
+    Kind.STEP_COMPENSATED: StepCompensated,
+    Kind.WORKFLOW_ENDING: Ending,
     Kind.TIMER_SET: TimerSet,
     Kind.TIMER_FIRED: TimerFired,
     Kind.PAYLOAD_ERASED: PayloadErased,

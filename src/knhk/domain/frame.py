@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from enum import IntEnum, StrEnum
 from typing import Final
 
+import msgspec
+
+from knhk.domain.event import Failure
 from knhk.domain.plan import Block, Step
 
 
@@ -32,6 +35,10 @@ class Role(IntEnum):
     """It is what the step does."""
     CATCH = 1
     """It is what is done about the step's failure."""
+    UNWIND = 2
+    """It undoes what was done, in the step or in the whole run."""
+    ON_FAILURE = 3
+    FINALLY = 4
 
 
 INDEX_BITS: Final = 24
@@ -41,6 +48,14 @@ FIRST_INSIDE: Final = 1 << INDEX_BITS
 _INDEX: Final = (1 << INDEX_BITS) - 1
 
 
+class Done(msgspec.Struct, frozen=True):
+    """Something that a step has done and that can be undone: its path, and the receipt of its completion."""
+
+    path: str
+    step: Step
+    seq: int
+
+
 class Frame:
     """The state of one block while it runs.
 
@@ -48,7 +63,8 @@ class Frame:
     byte in `queued` is set, what meanwhile moved on is passed over. `remaining` is how many dependencies of each step
     have not ended, `doomed` are the steps that will be skipped once all have. `completed` steps and `others`, which
     ended in another way that the block can live with, make up all of a block that is done; `first_failed` is the first
-    step whose failure is the block's, or -1. `children` are the frames that are open inside, by their step's index.
+    step whose failure is the block's, or -1. `done` is what can be undone of it. `children` are the frames open inside,
+    by their step's index.
 
     `in_flight` counts the attempts that this process is performing in this frame and those inside it; it is no part of
     the fold.
@@ -59,6 +75,7 @@ class Frame:
         "block",
         "children",
         "completed",
+        "done",
         "doomed",
         "first_failed",
         "first_position",
@@ -86,6 +103,7 @@ class Frame:
         self.ready: deque[int] = deque()
         self.queued = bytearray(count)
         self.doomed: set[int] | None = None
+        self.done: list[Done] | None = None
         self.children: dict[int, InnerFrame] | None = None
         self.completed = self.others = self.in_flight = 0
         self.first_failed = -1
@@ -121,12 +139,14 @@ class InnerFrame(Frame):
 
     It was opened for the step at `index` of `parent` by the receipt `opened_seq`, and `tolerance` more of its steps
     may fail. Of what is repeated, `started` instances were let run so far, at most `concurrency` at a time. `winner` is
-    the branch that won where branches compete, or -1. `listed` says whether the frame is in the run's queue; it is no
-    part of the fold.
+    the branch that won where branches compete, or -1. `undoes` is what a frame of compensations undoes, in that order;
+    `first_failure` the first one that was tolerated. Frames that the whole run needs have the index -1. `listed` says
+    whether the frame is in the run's queue; it is no part of the fold.
     """
 
     __slots__ = (
         "concurrency",
+        "first_failure",
         "index",
         "listed",
         "opened_at_ns",
@@ -134,6 +154,7 @@ class InnerFrame(Frame):
         "role",
         "started",
         "tolerance",
+        "undoes",
         "winner",
     )
     parent: Frame
@@ -147,13 +168,21 @@ class InnerFrame(Frame):
         self.concurrency = 1
         self.opened_seq = self.opened_at_ns = 0
         self.winner = -1
+        self.undoes: list[Done] | None = None
+        self.first_failure: Failure | None = None
         self.started = 0
         self.listed = False
 
     def step(self, index: int) -> Step:
+        if self.undoes is not None:
+            compensation = self.undoes[index].step.compensate
+            assert compensation is not None
+            return compensation
         return self.block.steps[0 if self.block.repeats else index]
 
     def path(self, index: int) -> str:
+        if self.undoes is not None:
+            return f"{self.undoes[index].path}:compensate"
         return f"{self.prefix}{index}]" if self.block.repeats else self.prefix + self.block.steps[index].name
 
     def grow(self, count: int) -> None:
@@ -164,6 +193,10 @@ class InnerFrame(Frame):
         self.output_seqs += [-1] * more
         self.output_digests += [b""] * more
         self.queued += bytes(more)
+
+    def take_done(self) -> list[Done]:
+        """What was done in this frame and those inside it and can be undone. Nobody gets it a second time."""
+        return [done for frame in self.inside() for done in frame.done or ()]
 
     def inside(self) -> "Iterator[InnerFrame]":
         """This frame and all that are open inside it."""

@@ -5,7 +5,7 @@ from knhk.domain.event import Event
 from knhk.domain.frame import InnerFrame, Role, StepState
 from knhk.domain.plan import Block, Body, Foreach, Parallel, Switch
 from knhk.domain.run_state import Run
-from knhk.domain.step_folds import start_more
+from knhk.domain.step_folds import note_done, start_more
 
 
 def opened(run: Run, event: Event, detail: ev.StepOpened) -> None:
@@ -41,6 +41,7 @@ def caught(run: Run, event: Event, detail: ev.StepCaught) -> None:
     frame, index = run.locate(event.step)
     position = frame.first_position + index
     if frame.children and (child := frame.children.get(index)) is not None:
+        note_done(frame, child.take_done())
         run.drop(child)
     frame.steps[index] = StepState.RUNNING
     frame.queued[index] = 0

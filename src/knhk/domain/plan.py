@@ -233,6 +233,8 @@ class Plan(msgspec.Struct, frozen=True):
     invariants: tuple[Invariant, ...]
     limits: Limits = NO_LIMITS
     triggers: tuple[Trigger, ...] = ()
+    on_failure: Block | None = None
+    finally_: Block | None = None
 
     @property
     def steps(self) -> tuple[Step, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from knhk.domain import event as ev
-from knhk.domain import frame_folds, step_folds, wait_folds
+from knhk.domain import frame_folds, step_folds, unwinding, wait_folds
 from knhk.domain.decisions import (
     Command,
     Deliver,
@@ -33,6 +33,8 @@ from knhk.domain.run_state import ENDED, RETRYABLE, Run, RunState
 def apply(run: Run, event: Event) -> None:
     """Take one event into the run's state. Events of a valid chain never raise."""
     _APPLY[type(event.detail)](run, event, event.detail)
+    if run.ending is not None:
+        unwinding.go_on(run, event)
     run.seq += 1
 
 
@@ -63,7 +65,7 @@ def _retried(run: Run, event: Event, detail: ev.Retried) -> None:
     run.deadline_ns = detail.deadline_ns
     run.started_at_ns = run.started_at_ns or event.at_ns
     run.ended_at_ns = 0
-    run.failure = None
+    run.failure = run.ending = run.finally_failed = None
     run.settled = False
     run.first_failed = -1
     run.timers.clear()
@@ -80,6 +82,7 @@ def _retried(run: Run, event: Event, detail: ev.Retried) -> None:
     run.ready.clear()
     run.skips.clear()
     run.queued = bytearray(len(run.steps))
+    _recount(run)
     for index, state in enumerate(run.steps):
         if state is StepState.PENDING and not run.remaining[index]:
             if run.doomed and index in run.doomed:
@@ -88,21 +91,43 @@ def _retried(run: Run, event: Event, detail: ev.Retried) -> None:
                 run.enqueue(index)
 
 
+def _recount(run: Run) -> None:
+    """What follows from the states of the steps, after some were reset."""
+    steps, states = run.block.steps, run.steps
+    run.completed = states.count(StepState.COMPLETED)
+    over = [_way_of(step, state) for step, state in zip(steps, states, strict=True)]
+    run.others = sum(1 for way in over if way and way != "completed")
+    run.remaining = [sum(1 for other in step.depends_on if not over[other]) for step in steps]
+    run.doomed = {
+        step.index
+        for step in steps
+        for other in step.depends_on
+        if over[other] and not _runs_after(step, other, over[other])
+    }
+
+
+def _way_of(step: Step, state: StepState) -> str:
+    """How a step has ended, as the steps that depend on it see it; empty if it has not."""
+    match state:
+        case StepState.COMPLETED:
+            return "completed"
+        case StepState.SKIPPED:
+            return "skipped"
+        case StepState.FAILED if step.failure_is_handled:
+            return "either" if step.continue_on_error else "failed"
+    return ""
+
+
+def _runs_after(step: Step, other: int, way: str) -> bool:
+    accepted = step.accepts.get(other, _COMPLETED)
+    return bool(accepted & {"completed", "failed"}) if way == "either" else way in accepted
+
+
 def _end(run: Run, event: Event, state: RunState, failure: Failure | None) -> None:
     run.state = state
     run.ended_at_ns = event.at_ns
     run.failure = failure
-    run.ready.clear()
-    run.skips.clear()
-    for child in tuple((run.children or {}).values()):
-        run.steps[child.index] = StepState.CANCELLED
-        run.drop(child)
-    waiting = run.waits.stop() if run.waits is not None else ()
-    for index in (*run.timer_at_ns, *run.started_deadlines, *waiting):
-        run.steps[index] = StepState.CANCELLED
-    run.timers.clear()
-    run.timer_at_ns.clear()
-    run.since_ns.clear()
+    run.stop()
 
 
 def _completed(run: Run, event: Event, detail: ev.Completed) -> None:
@@ -151,6 +176,9 @@ _APPLY: Final[dict[type[ev.Detail], Callable[[Run, Event, Any], None]]] = {
     ev.StepSkipped: step_folds.skipped,
     ev.StepOpened: frame_folds.opened,
     ev.StepCaught: frame_folds.caught,
+    ev.StepUnwinding: unwinding.unwinding,
+    ev.StepCompensated: unwinding.compensated,
+    ev.Ending: unwinding.ending,
     ev.StepRetrying: step_folds.retrying,
     ev.TimerSet: step_folds.timer_set,
     ev.TimerFired: _nothing,
@@ -180,14 +208,24 @@ def attempts_made(run: Run, position: int, attempt: int) -> int:
 
 
 def steps_to_retry(run: Run) -> tuple[str, ...]:
-    """The steps that a retry of the ended run resets: those that neither ended well nor were never begun."""
-    return tuple(step.name for step, state in zip(run.plan.steps, run.steps, strict=True) if _is_reset(step, state))
+    """The steps that a retry of the ended run resets: those that neither ended well nor were never begun.
+
+    What was compensated is done again, and so is everything that came after it.
+    """
+    steps = run.plan.steps
+    reset = {step.index for step, state in zip(steps, run.steps, strict=True) if _is_reset(step, state)}
+    undone = [step.index for step in steps if run.steps[step.index] is StepState.COMPENSATED]
+    for index in undone:
+        reset.add(index)
+        undone += [one for one in steps[index].dependents if one not in reset and one not in undone]
+    return tuple(step.name for step in steps if step.index in reset and run.steps[step.index] is not StepState.PENDING)
 
 
 def _is_reset(step: Step, state: StepState) -> bool:
     return state in _RESET and not (state is StepState.FAILED and step.failure_is_handled)
 
 
+_COMPLETED: Final = frozenset({"completed"})
 _RESET: Final = {StepState.FAILED, StepState.CANCELLED, StepState.RUNNING, StepState.RETRYING, StepState.WAITING}
 
 
@@ -196,7 +234,7 @@ def begun_at_most_once(run: Run) -> list[Step]:
     return [
         step
         for step, state in zip(run.plan.steps, run.steps, strict=True)
-        if _is_reset(step, state) and _runs_at_most_once(step)
+        if (_is_reset(step, state) or state is StepState.COMPENSATED) and _runs_at_most_once(step)
     ]
 
 

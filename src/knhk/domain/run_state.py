@@ -27,13 +27,24 @@ ENDED: Final = frozenset({RunState.COMPLETED, RunState.FAILED, RunState.CANCELLE
 RETRYABLE: Final = frozenset({RunState.FAILED, RunState.CANCELLED, RunState.TIMED_OUT})
 
 
+_ROLE_PATHS: Final = {
+    Role.BODY: "",
+    Role.CATCH: ":catch",
+    Role.UNWIND: ":unwinding",
+    Role.ON_FAILURE: ":on_failure",
+    Role.FINALLY: ":finally",
+}
+"""What comes behind a step's path in the paths of the steps of a frame that was opened for it."""
+
+
 class Inner:
     """The frames inside a run's own, by number, and by what the paths of their steps begin with.
 
-    `busy` are those that have something ready, `closing` those that have nothing left to do, or have failed.
+    `busy` are those that have something ready, `closing` those that have nothing left to do, or have failed. `undoing`
+    finds a compensation by its path.
     """
 
-    __slots__ = ("busy", "closing", "frames", "newest", "prefixes")
+    __slots__ = ("busy", "closing", "frames", "newest", "prefixes", "undoing")
 
     def __init__(self) -> None:
         self.frames: dict[int, InnerFrame] = {}
@@ -41,6 +52,7 @@ class Inner:
         self.busy: deque[InnerFrame] = deque()
         self.closing: dict[int, InnerFrame] = {}
         self.newest = 0
+        self.undoing: dict[str, tuple[InnerFrame, int]] = {}
 
 
 class Run(Frame):
@@ -51,6 +63,7 @@ class Run(Frame):
     still counts, `since_ns` since when they wait, `failures` is the last failure of each step, `skips` are the steps
     that will be skipped. `leases` are those of remote workers, by the step's path. `waits` is what steps wait for from
     others, None if none ever did.
+    `ending` says how the run will end while it puts things right before that, `finally_failed` what went wrong in that.
     `inner` is None until the first frame is opened, since most runs have none.
     """
 
@@ -58,9 +71,11 @@ class Run(Frame):
         "base_attempts",
         "deadline_ns",
         "ended_at_ns",
+        "ending",
         "erased",
         "failure",
         "failures",
+        "finally_failed",
         "inner",
         "leases",
         "paused_at_ns",
@@ -101,6 +116,8 @@ class Run(Frame):
         self.failures: dict[int, Failure] = {}
         self.failure: Failure | None = None
         self.results_root = b""
+        self.ending: ev.Ending | None = None
+        self.finally_failed: Failure | None = None
         self.erased = False
         self.waits: Waits | None = None
         self.settled = False
@@ -163,6 +180,8 @@ class Run(Frame):
             return self, index
         if self.inner is None:
             raise KeyError(path)
+        if path.endswith(":compensate"):
+            return self.inner.undoing[path]
         if path.endswith("]"):
             cut = path.rindex("[") + 1
             return self.inner.prefixes[path[:cut]], int(path[cut:-1])
@@ -200,9 +219,7 @@ class Run(Frame):
             self.inner = Inner()
         inner = self.inner
         inner.newest += 1
-        path = frame.path(index)
-        if role is Role.CATCH:
-            path += ":catch"
+        path = (frame.path(index) if index >= 0 else "") + _ROLE_PATHS[role]
         prefix = path + ("[" if block.repeats else "/")
         opened = InnerFrame(inner.newest, block, prefix, frame, index, role, count)
         opened.opened_seq = self.seq
@@ -212,6 +229,21 @@ class Run(Frame):
         frame.children[index] = opened
         return opened
 
+    def stop(self) -> None:
+        """Nothing that is under way goes on."""
+        self.ready.clear()
+        self.skips.clear()
+        for child in tuple((self.children or {}).values()):
+            if child.index >= 0:
+                self.steps[child.index] = StepState.CANCELLED
+            self.drop(child)
+        waiting = self.waits.stop() if self.waits is not None else ()
+        for index in (*self.timer_at_ns, *self.started_deadlines, *waiting):
+            self.steps[index] = StepState.CANCELLED
+        self.timers.clear()
+        self.timer_at_ns.clear()
+        self.since_ns.clear()
+
     def drop(self, frame: InnerFrame) -> None:
         """Forget a frame and those inside it."""
         inner = self.inner
@@ -220,6 +252,8 @@ class Run(Frame):
         for one in tuple(frame.inside()):
             del inner.frames[one.number], inner.prefixes[one.prefix]
             inner.closing.pop(one.number, None)
+            for undone in one.undoes or ():
+                inner.undoing.pop(f"{undone.path}:compensate", None)
             positions = range(one.first_position, one.first_position + len(one.steps))
             for kept in (self.timer_at_ns, self.since_ns, self.started_deadlines, self.failures, self.base_attempts):
                 if kept:

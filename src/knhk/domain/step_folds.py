@@ -4,7 +4,7 @@ from typing import Final
 
 from knhk.domain import event as ev
 from knhk.domain.event import Event, is_final
-from knhk.domain.frame import Frame, InnerFrame, StepState
+from knhk.domain.frame import Done, Frame, InnerFrame, Role, StepState
 from knhk.domain.lease import Lease
 from knhk.domain.plan import EndState, Parallel
 from knhk.domain.run_state import Run
@@ -39,7 +39,10 @@ def completed(run: Run, event: Event, _detail: ev.StepCompleted) -> None:
     frame.output_seqs[index] = run.seq
     frame.output_digests[index] = event.output_digest
     if frame is not run or not frame.block.plain:
-        _settle(run, frame, index, _COMPLETED)
+        step = frame.step(index)
+        if step.compensate is not None:
+            note_done(frame, [Done(event.step, step, run.seq)])
+        _settle(run, frame, index, _COMPLETED, event)
         return
     remaining, ready, queued = frame.remaining, frame.ready, frame.queued
     for dependent in frame.block.steps[index].dependents:
@@ -55,14 +58,15 @@ def failed(run: Run, event: Event, detail: ev.StepFailed) -> None:
     position = attempt_ended(run, frame, index, event, StepState.FAILED)
     run.failures[position] = detail.failure
     step = frame.step(index)
-    if not is_final(detail.failure):
+    if not is_final(detail.failure) or (isinstance(frame, InnerFrame) and frame.role >= Role.UNWIND):
         if step.failure_is_handled:
             frame.others += 1
-            return _settle(run, frame, index, _EITHER if step.continue_on_error else _FAILED)
+            return _settle(run, frame, index, _EITHER if step.continue_on_error else _FAILED, event)
         if isinstance(frame, InnerFrame) and frame.tolerance:
+            frame.first_failure = frame.first_failure or detail.failure
             frame.tolerance -= 1
             frame.others += 1
-            return _settle(run, frame, index, _FAILED)
+            return _settle(run, frame, index, _FAILED, event)
     if frame.first_failed < 0:
         frame.first_failed = index
         _close(run, frame)
@@ -75,7 +79,7 @@ def skipped(run: Run, event: Event, _detail: ev.StepSkipped) -> None:
     frame.steps[index] = StepState.SKIPPED
     frame.queued[index] = 0
     frame.others += 1
-    _settle(run, frame, index, _SKIPPED)
+    _settle(run, frame, index, _SKIPPED, event)
 
 
 def retrying(run: Run, event: Event, detail: ev.StepRetrying) -> None:
@@ -108,11 +112,12 @@ def attempt_ended(run: Run, frame: Frame, index: int, event: Event, state: StepS
     if run.waits is not None:
         run.waits.forget(position)
     if frame.children and (child := frame.children.get(index)) is not None:
+        note_done(frame, child.take_done())
         run.drop(child)
     return position
 
 
-def _settle(run: Run, frame: Frame, index: int, ways: frozenset[EndState]) -> None:
+def _settle(run: Run, frame: Frame, index: int, ways: frozenset[EndState], event: Event) -> None:
     """A step has ended in one of these ways: each dependent is a step nearer to running, or to being skipped."""
     remaining = frame.remaining
     for dependent in frame.step(index).dependents:
@@ -147,7 +152,15 @@ def start_more(run: Run, frame: InnerFrame) -> None:
         under_way += 1
 
 
+def note_done(frame: Frame, done: list[Done]) -> None:
+    """Something was done in a frame, or in one inside it that ends, that can be undone."""
+    if done:
+        frame.done = (frame.done or []) + done
+
+
 def _competes(frame: InnerFrame) -> bool:
+    if frame.role is not Role.BODY:
+        return False
     body = frame.parent.step(frame.index).body
     return isinstance(body, Parallel) and body.compete
 

@@ -69,7 +69,13 @@ class Composites:
         frame = None if inner is None else inner.frames.get(number)
         if frame is None:
             return  # What is around it ended before.
+        if frame.index < 0:
+            return  # A phase at the end of the run: the next one has begun.
         attempt = self._attempt(live, frame)
+        if frame.role is Role.UNWIND:
+            failure = live.run.failures[attempt.position]
+            self._recorder.fail(live, attempt, failure, again=True)
+            return
         if frame.winner >= 0:
             self._cancel_inside(live, frame)
         elif frame.first_failed >= 0:
@@ -96,7 +102,7 @@ class Composites:
         return Attempt(live, parent.first_position + index, parent.attempts[index] + 1, frame.opened_at_ns)
 
     def _answer(self, live: LiveRun, attempt: Attempt, frame: InnerFrame) -> Answer:
-        values = live.values[frame.number]
+        values = live.values_of(frame)
         body = attempt.step.body
         try:
             match frame.role:
@@ -104,8 +110,7 @@ class Composites:
                     return END[type(body)](body, frame, values)
                 case Role.CATCH:
                     return Give(given_by(frame.block, values))
-                case _:
-                    assert_never(frame.role)
+            raise AssertionError("compensations and what a run does at its end give nothing")
         except InvalidInput as error:
             return Failure("KNHK-STEP-EXPRESSION", error.message)
 

@@ -30,6 +30,7 @@ from knhk.domain.plan import Plan, keys_of
 from knhk.domain.receipt import Sealed
 from knhk.domain.run import RETRYABLE, Run, RunState, begun_at_most_once, steps_to_retry
 from knhk.domain.summary import Summary
+from knhk.domain.unwinding import instead_of
 from knhk.engine import views, waiting
 from knhk.engine.admission import Admission
 from knhk.engine.arrivals import Arrivals
@@ -187,11 +188,15 @@ class Control:
                     yield None
 
     async def cancel(self, workflow_id: int, *, actor: str, reason: str = "") -> None:
-        """End a run. Attempts under way are stopped; what they return is not looked at."""
+        """End a run. Attempts under way are stopped; what they return is not looked at.
+
+        If something was done that can be undone, or there is a `finally`, that comes first and the run ends after it;
+        to cancel the run once more ends it at once.
+        """
         async with self._arrivals.hold(workflow_id) as live:
             self._require(live, RunState.PENDING, RunState.RUNNING, RunState.PAUSED, verb="cancelled")
             self._scheduler.cancel_attempts(live)
-            await self._inbound.record(live, ev.Cancelled(reason), actor)
+            await self._inbound.record(live, instead_of(live.run, ev.Cancelled(reason)), actor)
 
     async def pause(self, workflow_id: int, *, actor: str, reason: str = "") -> None:
         """Begin no further steps of a run; those under way finish. The run's deadline goes on."""

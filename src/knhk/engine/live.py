@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from knhk.domain import payload
+from knhk.domain.event import error_variable
 from knhk.domain.expressions import Scope
-from knhk.domain.frame import FIRST_INSIDE, Frame, frame_number, index_in_frame
+from knhk.domain.frame import FIRST_INSIDE, Frame, InnerFrame, Role
 from knhk.domain.identifier import to_text
 from knhk.domain.plan import Step
 from knhk.domain.receipt import NO_HASH
@@ -25,6 +27,7 @@ class LiveRun:
     `outputs` are the values that further steps may read, `results` what the run gives: its declared outputs, or else
     those of the steps that nothing depends on; `values` are the same of the frames inside. `previous_hash` is the end
     of the chain, committed or not.
+    `done` is what steps that can be undone were given and gave, by their receipt's seq.
     `signals` is the data of signals that no step has taken, by their receipt's seq.
     `batch` is the group commit that holds its newest receipts.
     `marked_live` and `timer_row_ns` say what the store holds about it, so that a commit writes only the differences.
@@ -33,6 +36,7 @@ class LiveRun:
     __slots__ = (
         "attempts",
         "batch",
+        "done",
         "held_outputs",
         "inputs",
         "marked_live",
@@ -57,6 +61,7 @@ class LiveRun:
         self.values: dict[int, Values] = {}
         self.held_outputs: dict[int, bytes] = {}
         self.signals: dict[int, bytes] = {}
+        self.done: dict[int, tuple[bytes, bytes]] = {}
         self.previous_hash = NO_HASH
         self.batch: Batch | None = None
         self.piece: Piece | None = None
@@ -76,12 +81,40 @@ class LiveRun:
 
     def scope_at(self, frame: Frame, index: int) -> Scope:
         """What the expressions of one step can see."""
-        return self.values[frame.number].scope_at(index) if frame.number else self.scope
+        return self.values_of(frame).scope_at(index) if isinstance(frame, InnerFrame) else self.scope
+
+    def values_of(self, frame: InnerFrame) -> Values:
+        """The values of an open frame; of one that the run itself needs, made when they are first asked for."""
+        values = self.values.get(frame.number)
+        if values is None:
+            around = self.scope if frame.index < 0 else self.scope_at(frame.parent, frame.index)
+            values = self.values[frame.number] = Values(frame, around, self._of_ending(frame))
+            if frame.undoes is not None:
+                values.items = [self._undo(one.seq) for one in frame.undoes]
+        return values
+
+    def _of_ending(self, frame: InnerFrame) -> dict[str, Any]:
+        ending = self.run.ending
+        if frame.role not in (Role.ON_FAILURE, Role.FINALLY) or ending is None:
+            return {}
+        failure = ending.failure
+        error = None if failure is None else error_variable(failure, "", 0)
+        return {"error": error, "outcome": ending.state}
+
+    def _undo(self, seq: int) -> dict[str, Any]:
+        """What the compensation of something sees of it: what it was given, and what it gave."""
+        given, output = self.done.get(seq, (b"", b""))
+        return {
+            "input": payload.decode(given) if given else None,
+            "output": payload.decode(output) if output else None,
+        }
 
     def keep(self, position: int, step: Step, output: Any) -> None:
         """A step has given something."""
         if position >= FIRST_INSIDE:
-            self.values[frame_number(position)].put(index_in_frame(position), output)
+            frame, index = self.run.at(position)
+            assert isinstance(frame, InnerFrame)
+            self.values_of(frame).put(index, output)
             return
         if step.keep_output:
             self.outputs[step.name] = output

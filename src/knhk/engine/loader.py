@@ -6,16 +6,16 @@ import msgspec
 
 from knhk.domain import payload
 from knhk.domain.errors import ReceiptCorrupt, WorkflowNotFound
-from knhk.domain.event import Kind
+from knhk.domain.event import Kind, error_variable
 from knhk.domain.frame import InnerFrame, Role
 from knhk.domain.identifier import to_text
 from knhk.domain.plan import Foreach, Loop
 from knhk.domain.receipt import ChainState, Sealed
 from knhk.domain.run import Run, StepState, apply
+from knhk.domain.unwinding import done_inside
 from knhk.engine.committer import INPUT, OUTPUT
 from knhk.engine.live import LiveRun
 from knhk.engine.plans import Plans
-from knhk.engine.recorder import error_variable
 from knhk.ports.journal import Journal
 
 
@@ -68,13 +68,27 @@ class Loader:
         if run.waits is not None:
             for seq in run.waits.untaken():
                 live.signals[seq] = await self._payload(run, seq, OUTPUT)
+        if run.inner is not None or run.done:
+            await self._load_done(live)
         if run.inner is not None:
             for frame in run.inner.frames.values():  # A frame comes after the one around it.
                 await self._load_frame(live, frame)
         return live
 
+    async def _load_done(self, live: LiveRun) -> None:
+        """What the compensations of the run can see, of those that are to come and of those that are under way."""
+        run = live.run
+        frames = run.inner.frames.values() if run.inner is not None else ()
+        undone = [one for frame in frames for one in frame.undoes or ()]
+        for done in [*done_inside(run), *undone]:
+            given = await self._journal.payload(run.workflow_id, done.seq, INPUT)
+            live.done[done.seq] = (given or b"", await self._payload(run, done.seq, OUTPUT))
+
     async def _load_frame(self, live: LiveRun, frame: InnerFrame) -> None:
         """The values of an open frame that its remaining steps will read."""
+        if frame.index < 0 or frame.role is Role.UNWIND:
+            await self._load_steps(live, frame, range(len(frame.steps)))
+            return
         run, around = live.run, frame.parent.step(frame.index)
         items: list[Any] | None = None
         variables: dict[str, Any] = {}
@@ -85,10 +99,14 @@ class Loader:
             variables[around.catch.error_name] = error_variable(run.failures[position], path, attempt)
         elif isinstance(around.body, Foreach):
             items = _decode(await self._payload(run, frame.opened_seq, OUTPUT), run, frame.opened_seq)
-        values = live.opened(frame.parent, frame.index, items=items, variables=variables)
+        live.opened(frame.parent, frame.index, items=items, variables=variables)
         needed = range(len(frame.steps))
         if isinstance(around.body, Loop) and frame.role is Role.BODY:
             needed = needed[-2:]
+        await self._load_steps(live, frame, needed)
+
+    async def _load_steps(self, live: LiveRun, frame: InnerFrame, needed: range) -> None:
+        run, values = live.run, live.values_of(frame)
         for index in needed:
             state, seq = frame.steps[index], frame.output_seqs[index]
             if state is StepState.COMPLETED and (frame.block.repeats or frame.step(index).keep_output):

@@ -6,17 +6,17 @@ from typing import Any, Final
 
 from knhk.actions.registry import Cancelled, Failed, Outcome, RetryLater, StartWorkflow, Succeeded, WaitFor, WaitUntil
 from knhk.domain import event as ev
-from knhk.domain import payload, waits
+from knhk.domain import payload, unwinding, waits
 from knhk.domain.compile import check_schema
 from knhk.domain.covenants import violated
 from knhk.domain.errors import InvalidInput, KnhkError
-from knhk.domain.event import Event, Failure, is_final
+from knhk.domain.event import Event, Failure, error_variable, is_final
 from knhk.domain.expressions import Scope
-from knhk.domain.frame import Role, is_halted
+from knhk.domain.frame import Frame, InnerFrame, Role, is_halted
 from knhk.domain.identifier import to_text
 from knhk.domain.plan import RetryPolicy
 from knhk.domain.receipt import merkle_root
-from knhk.domain.run import RunState, StepState, attempts_made, retry_at_ns
+from knhk.domain.run import Run, RunState, StepState, attempts_made, retry_at_ns
 from knhk.domain.waits import Waiting
 from knhk.engine.committer import Committer
 from knhk.engine.executor import Attempt
@@ -24,6 +24,7 @@ from knhk.engine.live import LiveRun
 from knhk.ports.environment import Clock
 
 _KIB: Final = 1024
+_COMPLETED: Final = ev.Completed()
 
 
 class Recorder:
@@ -122,7 +123,11 @@ class Recorder:
             attempt=frame.attempts[index],
             output_digest=payload.digest(raw) if raw else b"",
         )
+        if step.compensate is not None:
+            live.done[live.run.seq] = (b"", raw)
+        undone = _undone_by(frame, index)
         self._committer.add(live, done, output=raw or None)
+        self._compensated(live, undone)
 
     def _fail_waiting(self, live: LiveRun, position: int, failure: Failure) -> None:
         frame, index = live.run.at(position)
@@ -146,6 +151,11 @@ class Recorder:
         event = Event(self._clock.now_ns(), detail, step=attempt.path, attempt=attempt.number, input_digest=digest)
         self._committer.add(live, event, given=given)
 
+    def _compensated(self, live: LiveRun, undone: str) -> None:
+        """A step has completed: if it undoes another, that one is compensated."""
+        if undone:
+            self._committer.add(live, Event(self._clock.now_ns(), ev.StepCompensated(), step=undone))
+
     def skip(self, live: LiveRun, position: int, reason: str) -> None:
         """A step is not run: `reason` is `when` or `dependency`."""
         event = Event(self._clock.now_ns(), ev.StepSkipped(reason), step=live.run.path_of(position))
@@ -163,18 +173,34 @@ class Recorder:
         """Nothing is left to do: the run completes with its outputs, or fails."""
         run, now = live.run, self._clock.now_ns()
         raw = None
-        if failure is None and run.plan.outputs:
+        if failure is None and run.plan.outputs and (run.ending is None or run.ending.state == RunState.COMPLETED):
             evaluated = self._outputs(live)
             if isinstance(evaluated, Failure):
                 failure = evaluated
             else:
                 raw = evaluated
-        if failure is not None:
-            self._committer.add(live, Event(now, ev.Failed(failure)))
+        if run.ending is not None:
+            failure = run.ending.failure or run.finally_failed or failure
+        if failure is not None or (run.ending is not None and run.ending.state != RunState.COMPLETED):
+            self._committer.add(live, Event(now, self._end(run, failure)))
+            return
+        if (first := unwinding.instead_of(run, _COMPLETED)) is not _COMPLETED:
+            self._committer.add(live, Event(now, first))
             return
         root = merkle_root(run.output_digests) if run.plan.covenant == "Pi" else b""
         event = Event(now, ev.Completed(results_root=root), output_digest=payload.digest(raw) if raw else b"")
         self._committer.add(live, event, output=raw)
+
+    @staticmethod
+    def _end(run: Run, failure: Failure | None) -> ev.AnyDetail:
+        """How a run ends that does not complete."""
+        ending = run.ending
+        if ending is not None and ending.state == RunState.CANCELLED:
+            return ev.Cancelled(ending.reason)
+        assert failure is not None
+        if ending is not None and ending.state == RunState.TIMED_OUT:
+            return ev.TimedOut(failure)
+        return unwinding.instead_of(run, ev.Failed(failure))
 
     def _outputs(self, live: LiveRun) -> bytes | Failure:
         try:
@@ -215,8 +241,12 @@ class Recorder:
             input_digest=given_digest,
             output_digest=digest,
         )
-        self._add(live, attempt, event, given, raw)
+        if step.compensate is not None:
+            live.done[live.run.seq] = (given or b"", raw)
         live.keep(attempt.position, step, output)
+        undone = _undone_by(attempt.frame, attempt.index)
+        self._add(live, attempt, event, given, raw)
+        self._compensated(live, undone)
         return None
 
     def _given(self, live: LiveRun, attempt: Attempt, raw: bytes | None = None) -> tuple[bytes | None, bytes]:
@@ -225,7 +255,8 @@ class Recorder:
             if attempt.params is None:
                 return None, b""
             raw = payload.encode(attempt.params)
-        return (raw if live.run.plan.covenant == "O" else None), payload.digest(raw)
+        kept = live.run.plan.covenant == "O" or attempt.step.compensate is not None
+        return (raw if kept else None), payload.digest(raw)
 
     def fail(
         self, live: LiveRun, attempt: Attempt, failure: Failure, *, again: bool, after_ns: int | None = None
@@ -241,6 +272,8 @@ class Recorder:
             variables = self._catch(live, attempt, failure)
             if variables is not None:
                 detail = ev.StepCaught(failure, attempt.started_at_ns, attempt.queued_ns)
+        if self._must_unwind(attempt, failure, dealt_with=detail is not None):
+            detail, variables = ev.StepUnwinding(failure), None
         if detail is None:
             detail = ev.StepFailed(failure, attempt.started_at_ns, attempt.queued_ns)
         now = self._clock.now_ns()
@@ -248,6 +281,18 @@ class Recorder:
         self._add(live, attempt, event, given)
         if variables is not None:
             live.opened(attempt.frame, attempt.index, variables=variables)
+
+    @staticmethod
+    def _must_unwind(attempt: Attempt, failure: Failure, *, dealt_with: bool) -> bool:
+        """Whether a failure is dealt with here, and something was done inside of the step that must be undone first."""
+        frame = attempt.frame
+        child = (frame.children or {}).get(attempt.index)
+        if child is None or child.role is Role.UNWIND or is_final(failure):
+            return False
+        tolerated = isinstance(frame, InnerFrame) and frame.tolerance > 0
+        if not (dealt_with or attempt.step.failure_is_handled or tolerated):
+            return False
+        return bool(child.take_done())
 
     def _catch(self, live: LiveRun, attempt: Attempt, failure: Failure) -> dict[str, Any] | None:
         """The variables of the step's `catch`, None if that is not for this failure."""
@@ -344,6 +389,11 @@ class Recorder:
         }
 
 
+def _undone_by(frame: Frame, index: int) -> str:
+    """The path of the step that this one undoes, empty if it is no compensation."""
+    return frame.undoes[index].path if isinstance(frame, InnerFrame) and frame.undoes is not None else ""
+
+
 def _may_retry(policy: RetryPolicy, failure: Failure, attempt: Attempt, live: LiveRun) -> bool:
     """Whether the policy's conditions let this failure be retried. One that cannot be evaluated does not."""
     if policy.when is None and policy.except_when is None:
@@ -356,11 +406,6 @@ def _may_retry(policy: RetryPolicy, failure: Failure, attempt: Attempt, live: Li
         return policy.except_when is None or not policy.except_when.evaluate(scope)
     except InvalidInput:
         return False
-
-
-def error_variable(failure: Failure, path: str, attempt: int) -> dict[str, Any]:
-    """What expressions see of a failure."""
-    return {"code": failure.code, "message": failure.message, "step": failure.step or path, "attempt": attempt}
 
 
 def _with(scope: Scope, variables: dict[str, Any]) -> Scope:

@@ -31,6 +31,7 @@ from knhk.domain.run import (
     SkipStep,
     decide,
 )
+from knhk.domain.unwinding import instead_of
 from knhk.engine.committer import Batch, Committer, Piece
 from knhk.engine.composites import Composites
 from knhk.engine.deadlines import RUN, WAKE, Deadlines, Key
@@ -412,10 +413,10 @@ class Scheduler:
         if run.plan.covenant == "Chatman" and run.deadline_ns == bound:
             message = f"took longer than {CHATMAN_MAX_TICKS} ticks of {self._tick_ns / 1e6:g} ms"
             failure = Failure("KNHK-COVENANT-CHATMAN", message, guard="chatman.latency")
-            self.committer.add(live, Event(now, ev.Failed(failure)))
+            self.committer.add(live, Event(now, instead_of(run, ev.Failed(failure))))
         else:
             failure = Failure("KNHK-RUN-TIMEOUT", f"not finished after {run.plan.timeout_ns / 1e9:g} s")
-            self.committer.add(live, Event(now, ev.TimedOut(failure)))
+            self.committer.add(live, Event(now, instead_of(run, ev.TimedOut(failure))))
 
     def _due(self, key: Key) -> None:
         workflow_id, position = key

@@ -9,9 +9,11 @@ import pytest
 from knhk.domain.descriptor import (
     CasePart,
     CatchPart,
+    CompensatePart,
     DependencyPart,
     Descriptor,
     ForeachPart,
+    HandlerPart,
     InvariantPart,
     LoopPart,
     MetadataPart,
@@ -68,6 +70,9 @@ def test_every_key_is_in_it_with_a_description() -> None:
         (step["properties"]["while"], LoopPart),
         (step["properties"]["until"], LoopPart),
         (step["properties"]["catch"], CatchPart),
+        (step["properties"]["compensate"], CompensatePart),
+        (spec["on_failure"], HandlerPart),
+        (spec["finally"], HandlerPart),
         (spec["retry"], RetryPart),
         (spec["invariants"]["items"]["anyOf"][1], InvariantPart),
     ]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from knhk.domain.expressions import Scope
-from knhk.domain.frame import InnerFrame
+from knhk.domain.frame import InnerFrame, Role
 from knhk.domain.plan import Block, Foreach, Loop
 
 
@@ -13,7 +13,7 @@ class Values:
     """Those of one frame.
 
     `outputs` are of its own steps and of those around it, by name. Of what is repeated, `items` are what it is repeated
-    for and `results` what each time gave, by index.
+    for and `results` what each time gave, by index. Of what is undone, `items` are what was given and given back.
     """
 
     __slots__ = ("frame", "items", "outputs", "results", "scope")
@@ -38,6 +38,8 @@ class Values:
 
     def variables_at(self, index: int) -> dict[str, Any]:
         """The variables of one time of what is repeated."""
+        if self.frame.role is Role.UNWIND:
+            return dict(self.items[index])
         match self.frame.parent.step(self.frame.index).body:
             case Foreach(item_name=item_name, index_name=index_name):
                 return {item_name: self.items[index], index_name: index}
@@ -49,7 +51,8 @@ class Values:
         """A step has given something."""
         block = self.frame.block
         if block.repeats:
-            self.results[index] = output
+            if self.frame.role is not Role.UNWIND:
+                self.results[index] = output
         elif (step := block.steps[index]).keep_output:
             self.outputs[step.name] = output
 
