@@ -1,6 +1,6 @@
 """The commands, routes, variables and files of the production guide do what it says, against a real server.
 
-Left out is what later versions bring: containers, backups and recovery, TLS, authentication, diagnostics, costs.
+Left out is what later versions bring: containers, backups and recovery, TLS, authentication, costs.
 """
 
 import json
