@@ -6,6 +6,7 @@ left of its time in native code between the looks, as the event loop does for so
 alone (RocksDB's) are told by their names.
 """
 
+import re
 import sys
 import threading
 import time
@@ -24,7 +25,11 @@ _TASKS: Final = Path("/proc/self/task")
 _OTHER: Final = ("(other stacks)",)
 _NATIVE: Final = "(native code between calls)"
 _SWITCH_S: Final = 2e-5
-_WAITING: Final = ("Runner.run (asyncio", "Condition.wait (threading", "Event.wait (threading", "_worker (concurrent")
+_NUMBER: Final = re.compile(r"[_-]\d+$")
+"""The threads of a pool are shown as one."""
+_LOOP: Final = "Runner.run (asyncio"
+_BEGINNING: Final = ("Thread._bootstrap", "Thread.run (threading")
+_WAITING: Final = (_LOOP, "Condition.wait (threading", "Event.wait (threading", "_worker (concurrent")
 """Functions in which a thread waits; the event loop's native code runs below the first."""
 
 
@@ -65,7 +70,7 @@ def profile(seconds: float, stop: threading.Event) -> Profile:
                 native_id, frame = thread.native_id, frames.get(thread.ident or 0)
                 if native_id is None or frame is None or native_id == own:
                     continue
-                seen = threads.setdefault(native_id, _Seen(thread.name))
+                seen = threads.setdefault(native_id, _Seen(_NUMBER.sub("", thread.name)))
                 if now.get(native_id, 0) > before.get(native_id, 0):
                     seen.look(names.stack(frame))
             before = now
@@ -160,7 +165,11 @@ class _Names:
         while frame is not None and len(found) < _MOST_FRAMES:
             found.append(self._name(frame.f_code))
             frame = frame.f_back
-        return tuple(found[::-1])
+        found.reverse()
+        begin = next((at for at, name in enumerate(found) if not name.startswith(_BEGINNING)), len(found) - 1)
+        loop = next((at for at, name in enumerate(found) if name.startswith(_LOOP)), -1)
+        # How the process or the thread came to be here is the same for all; what the loop calls may begin without it.
+        return tuple(found[max(begin, min(loop + 1, len(found) - 1)) :])
 
     def _name(self, code: CodeType) -> str:
         name = self._known.get(code)
