@@ -5,11 +5,19 @@ import hashlib
 import hmac
 import json
 import socket
+import ssl
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from knhk.monitoring import channels
 from knhk.monitoring.delivery import EmailChannel, HttpChannel, HttpClient, MailServer, NotTold, try_out
@@ -188,3 +196,48 @@ async def test_a_test_alert_begins_and_ends(pagerduty: HttpReceiver, client: Htt
     assert "test" in json.dumps(pagerduty.bodies[0])
     pagerduty.status = 401
     assert await try_out(channel, NODE, AT) == "HTTP 401: ok"
+
+
+@pytest.fixture
+def self_signed(tmp_path: Path) -> ssl.SSLContext:
+    """A certificate that nobody vouches for, as mail servers have it after their installation."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path / "server.pem"
+    file.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(Encoding.PEM)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context
+
+
+async def test_tls_is_taken_if_offered_and_a_password_goes_to_nobody_unknown(self_signed: ssl.SSLContext) -> None:
+    mail = MailReceiver(free_port(), self_signed)
+
+    def channel(security: Any, username: str = "") -> EmailChannel:
+        server = MailServer("127.0.0.1", mail.port, security, username, "right" if username else "")
+        return EmailChannel(Audience("email"), server, "a@b", ("c@d",), NODE, SystemClock())
+
+    try:
+        await channel("auto").tell([incident()], [])
+        assert len(mail.messages) == 1
+        for careful in (channel("starttls"), channel("auto", "knhk")):
+            with pytest.raises(NotTold, match="CERTIFICATE_VERIFY_FAILED"):
+                await careful.tell([incident()], [])
+        with pytest.raises(NotTold, match="STARTTLS"):
+            await channel("none").tell([incident()], [])
+        assert (len(mail.messages), mail.logins) == (1, [])
+    finally:
+        mail.close()

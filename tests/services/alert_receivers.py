@@ -2,6 +2,7 @@
 
 import json
 import re
+import ssl
 import threading
 from collections.abc import Callable
 from email.message import EmailMessage
@@ -11,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -102,14 +104,20 @@ class HttpReceiver:
 
 
 class MailReceiver:
-    """An SMTP server that keeps the messages it gets, parsed."""
+    """An SMTP server that keeps the messages it gets, parsed. With a TLS context it wants STARTTLS and a login."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self.messages: list[EmailMessage] = []
         self.to: list[list[str]] = []
-        self._controller = Controller(self, hostname="127.0.0.1", port=port)
+        self.logins: list[tuple[bytes, bytes]] = []
+        more = {} if tls is None else {"tls_context": tls, "require_starttls": True, "authenticator": self._login}
+        self._controller = Controller(self, hostname="127.0.0.1", port=port, **more)
         self._controller.start()
         self.port = port
+
+    def _login(self, _server: Any, _session: Any, _envelope: Any, _mechanism: str, given: Any) -> AuthResult:
+        self.logins.append((given.login, given.password))
+        return AuthResult(success=given.password == b"right")
 
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
         message = BytesParser(policy=default).parsebytes(envelope.content)

@@ -49,7 +49,8 @@ class Smtp(Section):
     port: Port = Field(default=25, description="The mail server's port; 587 and 465 are usual with a login.")
     security: Literal["auto", "starttls", "tls", "none"] = Field(
         default="auto",
-        description="`starttls` insists on it, `tls` begins with it (port 465); `auto` takes it if it is offered.",
+        description="`starttls` insists on it, `tls` begins with it (port 465); `auto` takes it if it is offered, and "
+        "checks the certificate only if there is a login.",
     )
     username: str = Field(default="", description="The login, if the mail server wants one.")
     password: SecretStr = Field(default=SecretStr(""), description="The login's password.")

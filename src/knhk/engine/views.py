@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from knhk.domain import trace_context
 from knhk.domain.identifier import to_text
 from knhk.domain.run import Run, StepState
 from knhk.domain.summary import Summary
@@ -53,6 +54,7 @@ def of_run(run: Run) -> dict[str, Any]:
         "results_root": run.results_root.hex(),
         "descriptor_digest": plan.digest.hex(),
         "receipts": run.seq,
+        "trace_id": trace_context.trace_id(run.workflow_id).hex(),
         "steps": [_step(run, index) for index in range(len(run.steps))],
     }
 

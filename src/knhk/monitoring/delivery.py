@@ -114,9 +114,8 @@ class EmailChannel:
 
     def _send(self, message: EmailMessage) -> None:
         server = self._server
-        context = ssl.create_default_context() if server.security != "none" else None
+        context = _context(server)
         if server.security == "tls":
-            assert context is not None
             session: smtplib.SMTP = smtplib.SMTP_SSL(server.host, server.port, timeout=_TIMEOUT_S, context=context)
         else:
             session = smtplib.SMTP(server.host, server.port, timeout=_TIMEOUT_S)
@@ -128,6 +127,16 @@ class EmailChannel:
             if server.username:
                 session.login(server.username, server.password)
             session.send_message(message)
+
+
+def _context(server: MailServer) -> ssl.SSLContext:
+    """Certificates are checked, but where TLS is taken only because it is offered, and no password goes over it: there
+    it is better than nothing, as for mail servers among each other (opportunistic TLS, RFC 7435)."""
+    context = ssl.create_default_context()
+    if server.security == "auto" and not server.username:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 async def _in_a_thread(work: Callable[[], None]) -> None:

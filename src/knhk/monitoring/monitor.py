@@ -135,7 +135,8 @@ class Monitor:
         chosen = [one for one in self._channels if channel in ("", one.audience.channel)]
         if not chosen:
             names = ", ".join(one.audience.channel for one in self._channels) or "none"
-            raise NotFound(f"there is no alert channel {channel!r}", hint=f"Channels: {names}.")
+            wanted = f"there is no alert channel {channel!r}" if channel else "there is no alert channel"
+            raise NotFound(wanted, hint=f"Channels (monitoring.alert_channels): {names}.")
         now_ns = self._clock.now_ns()
         said = await asyncio.gather(*(try_out(one, self._node, now_ns) for one in chosen))
         return {one.audience.channel: text for one, text in zip(chosen, said, strict=True)}

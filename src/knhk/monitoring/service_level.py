@@ -29,7 +29,7 @@ _BAD: Final = frozenset({ev.Failed, ev.TimedOut})
 _ENDS: Final = frozenset({ev.Completed, ev.Failed, ev.TimedOut})
 _PERCENT: Final = 100.0
 _SECOND_NS: Final = 1_000_000_000
-_SUMS_HOLD_NS: Final = 5_000_000_000
+_HOLDS_NS: Final = 5_000_000_000
 
 
 class Targets(NamedTuple):
@@ -74,7 +74,8 @@ class ServiceLevel:
         self.complete = False
         self._fold = FOLD
         self._summed: dict[int, Bucket] = {}
-        self._summed_at_ns = 0
+        self._downs: dict[int, Measured] = {}
+        self._measured_at_ns = 0
         self.objectives = tuple(self._objectives())
 
     def take(self, summary: Summary, event: Event, _action: str) -> None:
@@ -140,19 +141,28 @@ class ServiceLevel:
             yield Objective("latency", title, targets.latency, targets.least_failures, self._slow)
 
     def _down(self, window_s: int) -> Measured:
-        # Of the whole window, however young the node is: a restart in its first minutes uses no more of the month.
-        return Measured(self._uptime.down_seconds(window_s * _SECOND_NS), window_s)
+        self._freshen()
+        found = self._downs.get(window_s)
+        if found is None:
+            # Of the whole window, however young the node is: a restart in its first minutes uses no more of the month.
+            found = Measured(self._uptime.down_seconds(window_s * _SECOND_NS), window_s)
+            self._downs[window_s] = found
+        return found
 
     def _window(self, seconds: int) -> Bucket:
-        """All that ended in the last seconds, as it was a moment ago: many ask for the same."""
-        now_ns = self._clock.now_ns()
-        if now_ns - self._summed_at_ns > _SUMS_HOLD_NS:
-            self._summed.clear()
-            self._summed_at_ns = now_ns
+        self._freshen()
         found = self._summed.get(seconds)
         if found is None:
-            found = self._summed[seconds] = self.history.window(now_ns, seconds)
+            found = self._summed[seconds] = self.history.window(self._clock.now_ns(), seconds)
         return found
+
+    def _freshen(self) -> None:
+        """Forget what was measured a while ago. Until then it is as it was: many ask for the same at once."""
+        now_ns = self._clock.now_ns()
+        if now_ns - self._measured_at_ns > _HOLDS_NS:
+            self._summed.clear()
+            self._downs.clear()
+            self._measured_at_ns = now_ns
 
     def _failed(self, window_s: int) -> Measured:
         found = self._window(window_s)

@@ -109,9 +109,13 @@ class Exporter:
 
     def health(self) -> str:
         """What is wrong with the collector, and what that has cost."""
-        wrong = [f"{lane.signal}: {lane.trouble}" for lane in self._lanes.values() if lane.trouble]
-        if not wrong:
+        reasons: dict[str, list[str]] = {}
+        for lane in self._lanes.values():
+            if lane.trouble:
+                reasons.setdefault(lane.trouble, []).append(lane.signal)
+        if not reasons:
             return OK
+        wrong = [f"{', '.join(signals)}: {reason}" for reason, signals in reasons.items()]
         lost = sum(self._dropped(lane) for lane in self._lanes.values())
         return f"the collector {self._where} does not take what is sent ({'; '.join(wrong)}); {lost} records are lost"
 
