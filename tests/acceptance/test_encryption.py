@@ -59,6 +59,18 @@ def test_an_encrypted_server_runs_crashes_goes_on_and_leaves_nothing_readable(tm
         assert (report["valid"], report["locked"]) == (True, 0)
         assert report["total_count"] == report["verified_count"]
         assert server.cli("receipts", "verify", first, "--config", str(server.config), "--output", "json")["valid"]
+        copy = tmp_path / "copies" / "data"
+        shutil.copytree(server.data, copy)
+        arguments = ("--data", str(copy), "--full", "--output", "json")
+        assert server.cli("verify", "--config", str(server.config), *arguments)["locked"] == 0
+        shutil.rmtree(copy)
+        other = encrypted(tmp_path / "copies").start()
+        assert other.stop() == 0, "a ring of another directory now lies beside the copy"
+        other.close()
+        shutil.rmtree(copy)
+        shutil.copytree(server.data, copy)
+        foreign = server.cli("verify", *arguments)
+        assert (foreign["valid"], foreign["verified_count"], foreign["locked"] > 0) == (True, 0, True)
         shutil.move(tmp_path / "keys", tmp_path / "elsewhere")
         without = server.verify()
         assert (without["valid"], without["verified_count"]) == (True, 0)

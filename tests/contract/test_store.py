@@ -225,6 +225,14 @@ async def test_rows_of_folds(store: Any) -> None:
     assert await store.cursor("index") == 4
 
 
+async def test_rows_may_be_stored_before_the_first_block(store: Any) -> None:
+    await store.store("fold", {b"k": b"v"}, -1)
+    assert (await store.cursor("fold"), await store.row("fold", b"k")) == (-1, b"v")
+    await store.store("fold", {}, 3)
+    await store.store("fold", {}, -1)
+    assert await store.cursor("fold") == -1
+
+
 async def test_everything_outlives_a_restart(backend: Backend) -> None:
     store = backend.open()
     builder = await builder_for(store)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 
 import typer
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from knhk.persistence.verification import Trust
 
 Result = TypeVar("Result")
+RING_FILE: Final = "data.keys"  # as security.key_ring says, which takes longer to import
 
 
 class DataDirectory(NamedTuple):
@@ -40,9 +41,16 @@ class DataDirectory(NamedTuple):
 
 
 def data_directory(context: typer.Context, data: Path | None, config: Path | None) -> DataDirectory:
-    """--data, or else what the configuration's `persistence` section names."""
-    persistence = load_config(config, context=context, data=data).config.persistence
-    return DataDirectory(persistence.path if data is None else data, persistence)
+    """--data, or else what the configuration's `persistence` section names.
+
+    The keys of a directory given with --data are those beside it, or else, as for a snapshot, the configuration's.
+    """
+    beside = load_config(config, context=context, data=data).config.persistence
+    if data is None:
+        return DataDirectory(beside.path, beside)
+    configured = load_config(config, context=context).config.persistence
+    key_path = (beside if (beside.key_path / RING_FILE).exists() else configured).key_path
+    return DataDirectory(data, beside.model_copy(update={"key_path": key_path}))
 
 
 @contextmanager
@@ -70,9 +78,14 @@ def opened(directory: DataDirectory) -> "Iterator[RocksDbStore]":
 
 def open_reader(directory: DataDirectory) -> "RocksDbStore":
     """The store in a data directory, for reading. Raises as `opened` does; close it."""
+    from knhk.domain.errors import EncryptionKeyUnavailable
     from knhk.persistence.rocksdb import RocksDbStore
 
-    return RocksDbStore.open(directory.path, _options(), read_only=True, cipher=cipher_of(directory))
+    try:
+        return RocksDbStore.open(directory.path, _options(), read_only=True, cipher=cipher_of(directory))
+    except EncryptionKeyUnavailable as error:  # the ring is another's
+        note(f"Without the encryption key: {error.message}")
+        return RocksDbStore.open(directory.path, _options(), read_only=True)
 
 
 def cipher_of(directory: DataDirectory) -> "Cipher":

@@ -42,7 +42,10 @@ class ProjectionRows(ABC):
                     made.put(key, in_clear(value), runs)
                 else:
                     made.put(key, sealer.seal("runs", key, value), runs)
-            made.put(CURSOR + fold.encode(), NUMBER.pack(cursor), runs)
+            if cursor >= 0:
+                made.put(CURSOR + fold.encode(), NUMBER.pack(cursor), runs)
+            else:
+                made.delete(CURSOR + fold.encode(), runs)  # as before the first block
             return made
 
         self._require_writer()
