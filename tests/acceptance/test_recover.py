@@ -16,9 +16,8 @@ import pytest
 from knhk.recovery import snapshots
 from tests.acceptance.server import Server
 from tests.acceptance.test_workloads import GUIDE
-from tests.services.s3 import S3, s3
+from tests.services.s3 import S3
 
-__all__ = ["s3"]
 SEED = 20260731
 
 

@@ -12,9 +12,8 @@ import pytest
 from tests.acceptance.server import ROOT
 from tests.acceptance.test_workloads import GUIDE
 from tests.guide.conftest import GuideServer
-from tests.services.s3 import S3, s3
+from tests.services.s3 import S3
 
-__all__ = ["s3"]
 SCRIPT = ROOT / "deploy" / "backup" / "knhk-backup.sh"
 
 

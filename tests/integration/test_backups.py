@@ -15,9 +15,8 @@ from knhk.security.signing import verify
 from tests.acceptance.server import Server
 from tests.integration.recovering import House
 from tests.services.faulty_s3 import FaultyS3
-from tests.services.s3 import S3, s3
+from tests.services.s3 import S3
 
-__all__ = ["s3"]
 NAME = "20260131_120000"
 
 

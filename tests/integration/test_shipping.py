@@ -13,9 +13,7 @@ from knhk.recovery import segments
 from knhk.recovery.places import Place
 from tests.integration.recovering import HELLO, NAPS, House, until
 from tests.services.faulty_s3 import FaultyS3
-from tests.services.s3 import S3, s3
-
-__all__ = ["s3"]
+from tests.services.s3 import S3
 
 
 @pytest.fixture

