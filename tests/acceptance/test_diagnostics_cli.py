@@ -38,6 +38,18 @@ metadata: {name: crunch}
 spec:
   steps: [{name: only, action: shop.crunch, params: {seconds: 12}}]
 """
+NESTED = """\
+apiVersion: knhk/v1
+kind: Workflow
+metadata: {name: nested}
+spec:
+  steps:
+    - name: each
+      foreach: {in: "${{ [1, 2] }}", as: item}
+      steps:
+        - {name: reserve, action: shop.stock}
+        - {name: charge, action: shop.charge, depends_on: [reserve], retry: {max_attempts: 2}}
+"""
 RUNS = 3
 
 
@@ -207,3 +219,17 @@ def test_top_shows_what_happens_between_two_looks(server: Server) -> None:
     assert text.startswith("knhk top")
     assert "longest active run" in text
     server.cli("top", "--once", "--operations", "http://127.0.0.1:9", code=6)
+
+
+@pytest.mark.parametrize("offline", [False, True], ids=["server", "data directory"])
+def test_steps_inside_of_steps_are_traced_by_their_paths(server: Server, offline: bool) -> None:
+    name = server.submit(NESTED)
+    server.wait_for(name)
+    shown = server.cli("trace", "workflow", name, *where(server, offline), "-o", "json")
+    assert shown["steps"]["each[1]/charge"]["action"] == "shop.charge"
+    assert len(shown["steps"]["each[0]/charge"]["attempts"]) == 2
+    executed = [one["step"] for one in shown["critical_path"] if one["kind"] == "execution"]
+    assert {"reserve", "charge"} == {path.rpartition("/")[2] for path in executed}
+    assert len({path.partition("/")[0] for path in executed}) == 1  # the path stays in one instance
+    lines = text_of(server, "trace", "workflow", name, *where(server, offline)).splitlines()
+    assert any(line.startswith("  charge") for line in lines)

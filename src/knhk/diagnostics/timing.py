@@ -28,8 +28,9 @@ _OUTCOMES: Final = {
     "step.skipped": "skipped",
 }
 _ENDS: Final = frozenset({"workflow.completed", "workflow.failed", "workflow.cancelled", "workflow.timed_out"})
+_NEAR: Final = 64
 _INSIDE: Final = re.compile(r"[/\[]")
-_INSTANCE: Final = re.compile(r"\[[^\]]*\]")
+_INSTANCE: Final = re.compile(r"\[[^\]]*\]|:\w+")
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -137,7 +138,7 @@ def critical_path(timing: Timing) -> list[Segment]:
 
 
 def step_type(path: str) -> str:
-    """The step that an instance is of: `each[3]/inner` is one of `each/inner`."""
+    """The step that an instance is of: `each[3]/inner` is one of `each/inner`, `pay:catch/tell` one of `pay/tell`."""
     return _INSTANCE.sub("", path)
 
 
@@ -268,11 +269,11 @@ class _Order:
                 self._inside[step.path[: at.start()]] = step
 
     def last_by(self, at_ns: int, but: Step | None = None) -> Step | None:
-        """The last leaf to end by a time."""
+        """The last leaf to end by a time; of those close to it rather one that is beside a given step."""
         at = bisect_right(self._ends, at_ns) - 1
-        while at >= 0 and self._by_end[at] is but:
-            at -= 1
-        return self._by_end[at] if at >= 0 else None
+        near = [one for one in self._by_end[max(0, at + 1 - _NEAR) : at + 1] if one is not but]
+        beside = [one for one in near if but is not None and one.prefix == but.prefix]
+        return beside[-1] if beside else near[-1] if near else None
 
     def predecessor(self, step: Step) -> Step | None:
         """What kept a step from beginning earlier: the last to end of what it depends on, or what ended before it."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from knhk.domain import trace_context
 from knhk.domain.identifier import to_text
+from knhk.domain.plan import Foreach, Loop, Step, blocks_in
 from knhk.domain.run import Run, StepState
 from knhk.domain.summary import Summary
 from knhk.domain.times import rfc3339
@@ -69,6 +70,8 @@ def _step(run: Run, index: int) -> dict[str, Any]:
         "depends_on": [run.plan.steps[one].name for one in step.depends_on],
         "guarantee": "at-most-once" if step.semantics == "at_most_once" else step.traits.guarantee,
     }
+    if inside := _inside(step):
+        shown["steps"] = inside
     lease = run.leases.get(step.name)
     if lease is not None:
         shown["worker"] = lease.worker
@@ -76,6 +79,22 @@ def _step(run: Run, index: int) -> dict[str, Any]:
     if failure is not None and state is not StepState.COMPLETED:
         shown["failure"] = _failure(failure)
     return shown
+
+
+def _inside(step: Step) -> list[dict[str, Any]]:
+    """The steps that a step has inside, as the descriptor has them; what became of each instance is in the receipts."""
+    if isinstance(step.body, Foreach | Loop):
+        step = step.body.block.steps[0]
+    return [
+        {
+            "name": one.name,
+            "action": one.action,
+            "depends_on": [block.steps[index].name for index in one.depends_on],
+            **({"steps": inside} if (inside := _inside(one)) else {}),
+        }
+        for block in blocks_in(step)
+        for one in block.steps
+    ]
 
 
 def _definition(name: str, version: int) -> dict[str, Any] | None:
