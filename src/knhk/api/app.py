@@ -19,6 +19,7 @@ from knhk.api.description import EVENT_RESPONSES, SUBMIT_RESPONSES, ReasonOperat
 from knhk.api.hooks import hook_handlers
 from knhk.api.signals import signal_handlers
 from knhk.api.submit import Answer, SubmitRoute, internal_error, problem_answer, too_long
+from knhk.api.time_machine import time_machine_handlers
 from knhk.domain import identifier
 from knhk.domain.errors import InvalidParameter, KnhkError
 from knhk.domain.problems import MEDIA_TYPE, problem_of_status
@@ -60,6 +61,7 @@ def create_app(control: Control, route: SubmitRoute, *, version: str, further: S
             *_change_handlers(control),
             *definition_handlers(control),
             *hook_handlers(control),
+            *time_machine_handlers(control),
             *signal_handlers(control),
             *further,
         ],
@@ -208,10 +210,18 @@ def _change_handlers(control: Control) -> list[Any]:
         return await shown(number)
 
     @post("/workflows/{workflow_id:str}/retry", status_code=200, summary="Retry a failed workflow", responses=_RETRY)
-    async def retry_workflow(workflow_id: WorkflowId) -> dict[str, Any]:
+    async def retry_workflow(
+        workflow_id: WorkflowId,
+        from_step: Annotated[
+            str | None, QueryParameter(name="from", description="Go back to this step: all after it runs again too.")
+        ] = None,
+    ) -> dict[str, Any]:
         """Runs the failed steps again, under the same id; completed steps keep their results."""
         number = identifier.parse(workflow_id)
-        await control.retry(number, actor=_ACTOR)
+        if from_step is None:
+            await control.retry(number, actor=_ACTOR)
+        else:
+            await control.time_machine.retry_from(number, from_step, actor=_ACTOR)
         return await shown(number)
 
     @delete("/workflows/{workflow_id:str}", status_code=200, summary="Delete a workflow's data", responses=_CHANGES)

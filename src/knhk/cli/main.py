@@ -25,6 +25,7 @@ from knhk.cli import (
     server,
     signals,
     support,
+    time_machine,
     top,
     trace,
     verify,
@@ -79,6 +80,7 @@ app.command("init")(server.init)
 app.add_typer(workflow.app)
 app.add_typer(definition.app)
 app.add_typer(signals.app)
+assert time_machine  # it adds its commands to those of `workflow`
 app.add_typer(receipts.app)
 app.add_typer(erase.app)
 app.add_typer(keys.app)

@@ -44,6 +44,7 @@ _FIELDS = (
     "definition",
     "parent",
     "children",
+    "forked_from",
     "submitted_at",
     "started_at",
     "ended_at",
@@ -305,12 +306,21 @@ def resume(
 
 
 @app.command()
-def retry(workflow_id: IdArgument, server: ServerOption = SERVER, output: OutputOption = Output.TABLE) -> None:
+def retry(
+    workflow_id: IdArgument,
+    from_step: Annotated[
+        str | None, typer.Option("--from", metavar="STEP", help="Go back to this step: all after it runs again too.")
+    ] = None,
+    server: ServerOption = SERVER,
+    output: OutputOption = Output.TABLE,
+) -> None:
     """Run the failed steps of a workflow again.
 
     It keeps its id, and completed steps keep their results.
     """
-    _change("retry", workflow_id, None, server, output)
+    with connect(server) as client:
+        shown = client.request("POST", f"{path_of(workflow_id)}/retry", query={"from": from_step})
+    emit(shown, output, lambda: print_workflow(shown))
 
 
 @app.command()

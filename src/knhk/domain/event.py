@@ -42,6 +42,7 @@ class Kind(StrEnum):
     TIMER_SET = "timer.set"
     TIMER_FIRED = "timer.fired"
     PAYLOAD_ERASED = "payload.erased"
+    STEP_REUSED = "step.reused"
     STEP_WAITING = "step.waiting"
     SIGNAL_RECEIVED = "signal.received"
     APPROVAL_GIVEN = "approval.given"
@@ -85,7 +86,8 @@ class Submitted(Detail, frozen=True, gc=False):
 
     `definition` and `version` name what the run was submitted from; empty and 0 if the descriptor came with it. The
     keys are those under which it counts for its limits, empty where it has none. `parent` is the run, and `parent_step`
-    the path of the step in it, whose child this run is; `depth` counts the runs above it.
+    the path of the step in it, whose child this run is; `depth` counts the runs above it. A fork began at
+    `fork_step` of the run `forked_from`.
     """
 
     name: str
@@ -104,6 +106,8 @@ class Submitted(Detail, frozen=True, gc=False):
     parent: int = 0
     parent_step: str = ""
     depth: int = 0
+    forked_from: int = 0
+    fork_step: str = ""
 
 
 class Started(Detail, frozen=True, gc=False):
@@ -125,10 +129,16 @@ class Resumed(Detail, frozen=True, gc=False):
 
 
 class Retried(Detail, frozen=True, gc=False):
-    """An operator let an ended run go on; `steps` are those that are reset."""
+    """An operator let an ended run go on; `steps` are those that are reset.
+
+    `from_step` is where it went back to, empty if it was to what failed; then `completed` is how many completed steps
+    are left, -1 if none of them was reset.
+    """
 
     steps: tuple[str, ...] = ()
     deadline_ns: int = 0
+    from_step: str = ""
+    completed: int = -1
 
 
 class Completed(Detail, frozen=True, gc=False):
@@ -246,6 +256,14 @@ class PayloadErased(Detail, frozen=True, gc=False):
     reason: str = ""
 
 
+class StepReused(Detail, frozen=True, gc=False):
+    """A step has what it gave in another run, by the receipt `seq` there, and is not run. `why`: `fork` or `cache`."""
+
+    source: int
+    seq: int
+    why: str
+
+
 class StepWaiting(Detail, frozen=True, gc=False):
     """A step waits for what somebody else must do; the fields are those of waits.Waiting."""
 
@@ -359,6 +377,7 @@ AnyDetail = (
     | TimerSet
     | TimerFired
     | PayloadErased
+    | StepReused
     | StepWaiting
     | SignalReceived
     | ApprovalGiven
@@ -393,6 +412,7 @@ DETAILS: Final[dict[Kind, type[Detail]]] = {
     Kind.TIMER_SET: TimerSet,
     Kind.TIMER_FIRED: TimerFired,
     Kind.PAYLOAD_ERASED: PayloadErased,
+    Kind.STEP_REUSED: StepReused,
     Kind.STEP_WAITING: StepWaiting,
     Kind.SIGNAL_RECEIVED: SignalReceived,
     Kind.APPROVAL_GIVEN: ApprovalGiven,

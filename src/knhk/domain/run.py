@@ -79,6 +79,9 @@ def _retried(run: Run, event: Event, detail: ev.Retried) -> None:
         run.steps[index] = StepState.PENDING
         run.base_attempts[index] = run.attempts[index]
         run.failures.pop(index, None)
+        run.output_seqs[index], run.output_digests[index] = -1, b""
+        if detail.from_step and run.children is not None and index in run.children:
+            run.drop(run.children[index])
     run.ready.clear()
     run.skips.clear()
     run.queued = bytearray(len(run.steps))
@@ -183,6 +186,7 @@ _APPLY: Final[dict[type[ev.Detail], Callable[[Run, Event, Any], None]]] = {
     ev.TimerSet: step_folds.timer_set,
     ev.TimerFired: _nothing,
     ev.PayloadErased: _payload_erased,
+    ev.StepReused: step_folds.completed,
     ev.StepWaiting: wait_folds.waiting,
     ev.SignalReceived: wait_folds.signal_received,
     ev.ApprovalGiven: wait_folds.approval_given,
@@ -234,14 +238,15 @@ def begun_at_most_once(run: Run) -> list[Step]:
     return [
         step
         for step, state in zip(run.plan.steps, run.steps, strict=True)
-        if (_is_reset(step, state) or state is StepState.COMPENSATED) and _runs_at_most_once(step)
+        if (_is_reset(step, state) or state is StepState.COMPENSATED) and runs_at_most_once(step)
     ]
 
 
-def _runs_at_most_once(step: Step) -> bool:
+def runs_at_most_once(step: Step) -> bool:
+    """Whether a step, or one inside it, must not run twice."""
     if step.semantics == "at_most_once":
         return True
-    return any(_runs_at_most_once(one) for block in blocks_in(step) for one in block.steps)
+    return any(runs_at_most_once(one) for block in blocks_in(step) for one in block.steps)
 
 
 __all__ = [
@@ -267,5 +272,6 @@ __all__ = [
     "cancelled_because",
     "decide",
     "retry_at_ns",
+    "runs_at_most_once",
     "steps_to_retry",
 ]

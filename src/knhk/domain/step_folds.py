@@ -28,7 +28,7 @@ def started(run: Run, event: Event, detail: ev.StepStarted) -> None:
         run.make_ready(frame, index)
 
 
-def completed(run: Run, event: Event, _detail: ev.StepCompleted) -> None:
+def completed(run: Run, event: Event, detail: ev.StepCompleted | ev.StepReused) -> None:
     """A step is done, and those that only waited for it may run."""
     frame: Frame = run
     index = run.block.index_of.get(event.step, -1)
@@ -40,7 +40,7 @@ def completed(run: Run, event: Event, _detail: ev.StepCompleted) -> None:
     frame.output_digests[index] = event.output_digest
     if frame is not run or not frame.block.plain:
         step = frame.step(index)
-        if step.compensate is not None:
+        if step.compensate is not None and isinstance(detail, ev.StepCompleted):  # not what another run has done
             note_done(frame, [Done(event.step, step, run.seq)])
         _settle(run, frame, index, _COMPLETED, event)
         return

@@ -76,7 +76,7 @@ def fold(summary: Summary, event: Event) -> None:
     if summary.waiting or isinstance(event.detail, _BEGIN_TO_WAIT):
         _fold_waiting(summary, event)
     match event.detail:
-        case ev.StepCompleted():
+        case ev.StepCompleted() | ev.StepReused():
             if not is_inside(event.step):
                 summary.completed += 1
         case ev.Submitted(name, department, cost_center, covenant, steps):
@@ -105,6 +105,8 @@ def fold(summary: Summary, event: Event) -> None:
             summary.state = RunState.RUNNING if summary.started_at_ns else RunState.PENDING
         case ev.Retried():
             summary.waiting.clear()
+            if event.detail.completed >= 0:
+                summary.completed = event.detail.completed
             summary.state, summary.ended_at_ns, summary.failure = RunState.RUNNING, 0, None
             summary.started_at_ns = summary.started_at_ns or event.at_ns
             summary.retried_at_ns = event.at_ns

@@ -4,7 +4,7 @@ Every method that changes something returns only when the change is committed.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import sha256
@@ -44,9 +44,10 @@ from knhk.engine.loader import Loader
 from knhk.engine.plans import Plans
 from knhk.engine.projector import FOLD, STATE_CODES, row_key
 from knhk.engine.proposals import Proposals
-from knhk.engine.requests import Accepted, Filter, Submission
+from knhk.engine.requests import Accepted, Filter, Reused, Submission
 from knhk.engine.scheduler import Scheduler
 from knhk.engine.signals import Signals
+from knhk.engine.time_machine import TimeMachine
 from knhk.engine.triggers import Triggers
 from knhk.engine.watchers import Watchers
 from knhk.ports.environment import Clock, Ids
@@ -90,6 +91,7 @@ class Control:
         self.definitions, self.signals, self._inbound = definitions, signals, inbound
         self.propose = proposals.propose
         self.triggers: Triggers
+        self.time_machine: TimeMachine
         self._claims: dict[bytes, Batch] = {}
 
     def validate(self, descriptor: bytes) -> Plan:
@@ -227,7 +229,7 @@ class Control:
                     hint="Find out whether it took effect, and submit a new workflow for what is left.",
                 )
             self._admission.check()
-            self._require_key(live)
+            self.require_key(live)
             steps = steps_to_retry(run)
             deadline = self._scheduler.deadline_of(run, self._clock.now_ns())
             await self._inbound.record(live, ev.Retried(steps, deadline), actor)
@@ -274,7 +276,13 @@ class Control:
         return Accepted(run.workflow_id, RunState.RUNNING if run.ended else run.state)
 
     def _create(
-        self, plan: Plan, inputs: Mapping[str, Any], submission: Submission, claim: Claim | None, version: int
+        self,
+        plan: Plan,
+        inputs: Mapping[str, Any],
+        submission: Submission,
+        claim: Claim | None,
+        version: int,
+        reused: Sequence[Reused] = (),
     ) -> LiveRun:
         keys = keys_of(plan, inputs) if plan.limits is not NO_LIMITS else _NO_KEYS
         run = Run(self._ids.next_id(self._partition) if claim is None else claim.workflow_id, plan)
@@ -296,10 +304,12 @@ class Control:
             submission.parent,
             submission.parent_step,
             submission.depth,
+            submission.forked_from,
+            submission.fork_step,
         )
         event = Event(self._clock.now_ns(), detail, actor=submission.actor, input_digest=payload.digest(raw))
         committer = self._committer
-        if not version:
+        if submission.descriptor:
             committer.keep_descriptor(plan.digest, submission.descriptor)
         committer.add(live, event, given=raw if inputs else None)
         if claim is not None and live.batch is not None:
@@ -307,8 +317,24 @@ class Control:
             # Until it is durable, whatever becomes of this request: another one with the key must not get past it.
             self._claims[claim.key_digest] = live.batch
             live.batch.after.append(partial(self._claims.__delitem__, claim.key_digest))
+        for one in reused:
+            self._inbound.reuse(live, one)
         self._scheduler.admit(live)
         return live
+
+    async def accept_fork(
+        self, submission: Submission, plan: Plan, inputs: dict[str, Any], reused: list[Reused]
+    ) -> Accepted:
+        """Commit a fork: a submission in which some steps are done already. Raises as `submit` does."""
+        claim = self._claim_of(submission) if submission.idempotency_key else None
+        known = None if claim is None else await self._known(claim)
+        if known is not None:
+            return await self._replay(known, 0.0)
+        self._admission.check_place(plan)
+        live = self._create(plan, inputs, submission, claim, int(submission.version or 0), reused)
+        assert live.batch is not None
+        await live.batch.committed()
+        return Accepted(live.run.workflow_id, live.run.state)
 
     def create_child(self, plan: Plan, inputs: dict[str, Any], version: int, depth: int, attempt: Attempt) -> int:
         """Make the child of a step's attempt, in the very commit that the attempt's outcome will be in; its id.
@@ -335,7 +361,9 @@ class Control:
             raise InvalidParameter(f"Idempotency-Key: at most {_LONGEST_KEY} characters, and none of them NUL")
         inputs = payload.encode(submission.inputs)
         what = submission.descriptor
-        if submission.definition:
+        if submission.forked_from:
+            what = f"\0fork\0{submission.forked_from}\0{submission.fork_step}".encode()
+        elif submission.definition:
             what = f"\0{submission.definition}\0{submission.version}".encode()
         request = sha256(what + b"\x00" + inputs).digest()
         return Claim(sha256(key.encode()).digest(), self._ids.next_id(self._partition), request)
@@ -442,7 +470,7 @@ class Control:
                     return raw
         raise ReceiptCorrupt(f"{to_text(run.workflow_id)}: the payload of its outputs is missing")
 
-    def _require_key(self, live: LiveRun) -> None:
+    def require_key(self, live: LiveRun) -> None:
         """An ended run that goes on holds its concurrency key again: there must be room for it."""
         obstacle = self._scheduler.holders.obstacle(live, self._clock.now_ns())
         if obstacle is not None and obstacle.kind == "loading":

@@ -6,6 +6,7 @@ from knhk.domain.event import Event
 from knhk.domain.run import RunState
 from knhk.engine.committer import Committer
 from knhk.engine.live import LiveRun
+from knhk.engine.requests import Reused
 from knhk.engine.scheduler import Scheduler
 from knhk.ports.environment import Clock
 
@@ -31,3 +32,22 @@ class Inbound:
         if pending:
             self._scheduler.fill_slots()
         await batch.committed()
+
+    def reuse(self, live: LiveRun, reused: Reused) -> None:
+        """A step of a fork has what it gave in the first run."""
+        run, value = live.run, payload.decode(reused.raw)
+        step = run.plan.steps[run.plan.index_of[reused.step]]
+        assert run.submitted is not None
+        detail = ev.StepReused(run.submitted.forked_from, reused.seq, "fork")
+        event = Event(
+            self._clock.now_ns(),
+            detail,
+            step=step.name,
+            attempt=reused.attempts,
+            output_digest=payload.digest(reused.raw),
+        )
+        if step.keep_output:
+            live.outputs[step.name] = value
+        if not step.dependents and not run.plan.outputs:
+            live.results[step.name] = value
+        self._committer.add(live, event, output=reused.raw)

@@ -25,6 +25,17 @@ class Submission(msgspec.Struct, frozen=True):
     parent: int = 0
     parent_step: str = ""
     depth: int = 0
+    forked_from: int = 0
+    fork_step: str = ""
+
+
+class Reused(msgspec.Struct, frozen=True):
+    """What a step gave in the run that is forked, as stored bytes, by which receipt, and after how many attempts."""
+
+    step: str
+    raw: bytes
+    seq: int
+    attempts: int
 
 
 class Accepted(msgspec.Struct, frozen=True):

@@ -27,6 +27,7 @@ from knhk.engine.proposals import Proposals
 from knhk.engine.scheduler import Scheduler
 from knhk.engine.signals import Signals
 from knhk.engine.sleepers import Sleepers
+from knhk.engine.time_machine import TimeMachine
 from knhk.engine.triggers import Triggers
 from knhk.engine.watchers import Watchers
 from knhk.engine.workers import WorkerLimits, Workers
@@ -130,6 +131,7 @@ class Engine:
         self.control = self._facade(ids)
         self.children = self._family()
         self.triggers = self._starters()
+        self._back_in_time()
         self.corrupt: dict[int, str] = {}
         self.halted: asyncio.Future[KnhkError] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -241,6 +243,18 @@ class Engine:
         self.definitions.changed = triggers.changed
         self.control.triggers = self.signals.triggers = triggers
         return triggers
+
+    def _back_in_time(self) -> None:
+        self.control.time_machine = TimeMachine(
+            admission=self.admission,
+            arrivals=self.arrivals,
+            inbound=self.inbound,
+            loader=self.loader,
+            scheduler=self.scheduler,
+            clock=self._clock,
+            accept=self.control.accept_fork,
+            require_key=self.control.require_key,
+        )
 
     def _facade(self, ids: Ids) -> Control:
         return Control(

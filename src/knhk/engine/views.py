@@ -44,6 +44,7 @@ def of_run(run: Run) -> dict[str, Any]:
         "labels": dict(plan.labels),
         "definition": _definition(submitted.definition, submitted.version) if submitted else None,
         "parent": _parent(submitted.parent, submitted.parent_step) if submitted else None,
+        "forked_from": _parent(submitted.forked_from, submitted.fork_step) if submitted else None,
         "children": [to_text(one) for one in run.waits.children] if run.waits is not None else [],
         **_times(run.submitted_at_ns, run.started_at_ns, run.ended_at_ns),
         "deadline": rfc3339(run.deadline_ns) if run.deadline_ns else None,

@@ -21,6 +21,7 @@ OPERATIONS = {
     ("/workflows/{workflow_id}", "delete"),
     ("/definitions", "get"),
     ("/events", "post"),
+    ("/workflows/bulk", "post"),
     ("/hooks/{definition}/{trigger}", "post"),
     *(("/definitions/{name}", method) for method in ("get", "put", "delete")),
     ("/definitions/{name}/diff", "get"),
@@ -28,7 +29,7 @@ OPERATIONS = {
     *((f"/workflows/{{workflow_id}}/{name}", "get") for name in ("receipts", "events")),
     *(
         (f"/workflows/{{workflow_id}}/{verb}", "post")
-        for verb in ("cancel", "pause", "resume", "retry", "signals", "approve", "reject")
+        for verb in ("cancel", "pause", "resume", "retry", "signals", "approve", "reject", "fork")
     ),
 }
 

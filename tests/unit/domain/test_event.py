@@ -84,6 +84,7 @@ def test_names_of_kinds_are_the_format_and_do_not_change() -> None:
         "step.failed",
         "step.opened",
         "step.retrying",
+        "step.reused",
         "step.skipped",
         "step.started",
         "step.unwinding",
