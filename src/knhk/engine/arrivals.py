@@ -17,14 +17,23 @@ class Arrivals:
         self._loader, self._scheduler = loader, scheduler
         self._locks: dict[int, asyncio.Lock] = {}
         self._holders: Counter[int] = Counter()
+        self._open = asyncio.Event()
+
+    def open(self) -> None:
+        """All runs that were under way are in memory."""
+        self._open.set()
 
     @asynccontextmanager
     async def hold(self, workflow_id: int) -> AsyncIterator[LiveRun]:
         """The run, from memory or from the journal; nobody else gets it through here until it is let go.
 
+        While the engine starts this waits until all runs that were under way are in memory.
+
         Raises:
             WorkflowNotFound, ReceiptCorrupt: see Loader.fold.
         """
+        if not self._open.is_set():
+            await self._open.wait()
         lock = self._locks.setdefault(workflow_id, asyncio.Lock())
         self._holders[workflow_id] += 1
         try:

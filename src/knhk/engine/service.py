@@ -285,6 +285,7 @@ class Engine:
             await self._load(workflow_id)
             if number % _LOADS_A_TURN == _LOADS_A_TURN - 1:
                 await self._clock.sleep(0)
+        self.arrivals.open()
         self.scheduler.fill_slots()
         self.sleepers.start()
         self.triggers.start()

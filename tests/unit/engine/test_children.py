@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from knhk.domain.run import RunState
@@ -132,6 +132,7 @@ async def test_many_parents_do_not_block_the_slots_that_their_children_need(buil
         assert (await house.ended(one)).state is RunState.COMPLETED
 
 
+@example(gaps=[], latency=0.01, cancels=True, naps="1ms")
 @settings(max_examples=20, deadline=None)
 @given(
     gaps=st.lists(st.sampled_from([0.0, 0.003, 0.5, 3.0, 20.0]), max_size=5),
