@@ -157,6 +157,10 @@ class StepCompiler:
         name, params, place = part.action or BLANK, part.params or {}, scope.at(index, "params")
         if part.wait is not None:
             name, params, place = _WAIT, wait_params(part.wait), scope.at(index, "wait")
+        elif part.wait_for is not None:
+            name, params, place = "wait_for", part.wait_for, scope.at(index, "wait_for")
+        elif part.approval is not None:
+            name, params, place = "approval", part.approval, scope.at(index, "approval")
         traits = traits_of(name, part.queue, self._actions, self._complaints, scope.at(index, "action"))
         step = Step(
             index=index,

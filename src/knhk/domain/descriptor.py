@@ -140,6 +140,10 @@ _STEP: Final[Object] = Object(
             Either(Text(), MapOf(Value())),
             f"In place of an action: a pause, {_DURATION}, or the params of the action `wait`.",
         ),
+        "wait_for": Field(MapOf(Value()), "In place of an action: an event to wait for, {event, correlate, timeout}."),
+        "approval": Field(
+            MapOf(Value()), "In place of an action: people who must agree, {approvers, required, timeout, message}."
+        ),
         "foreach": Field(_FOREACH, "Do the step once for each item."),
         "while": Field(_LOOP, "Do the step again and again as long as a condition holds."),
         "until": Field(_LOOP, "Do the step again and again until a condition holds."),

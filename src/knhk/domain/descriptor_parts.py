@@ -11,7 +11,7 @@ from knhk.domain.triggers import CatchUp
 MAX_RETRIES: Final = 1000
 MAX_CATCH_UP: Final = 1000
 MAX_LIMIT: Final = 1_000_000
-KINDS: Final = ("action", "steps", "switch", "parallel", "wait")
+KINDS: Final = ("action", "steps", "switch", "parallel", "wait", "wait_for", "approval")
 """What a step can be; it is one of them."""
 MAX_TIMES: Final = 100_000
 """The most items of a `foreach`, and times of a `while` or `until`."""
@@ -56,6 +56,8 @@ class StepPart(msgspec.Struct, forbid_unknown_fields=True, rename={"while_": "wh
     switch: list["CasePart"] | None = None
     parallel: "ParallelPart | None" = None
     wait: str | dict[str, Any] | None = None
+    wait_for: dict[str, Any] | None = None
+    approval: dict[str, Any] | None = None
     foreach: "ForeachPart | None" = None
     while_: "LoopPart | None" = None
     until: "LoopPart | None" = None

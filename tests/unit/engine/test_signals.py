@@ -231,3 +231,24 @@ async def _life(moves: list[str], latency: float) -> None:
 
 async def _publish(house: House, wave: int) -> None:
     await house.control.signals.publish("paid", f"k{wave}", wave, event_id=f"e{wave}", keep_ns=HOUR_NS, actor="t")
+
+
+async def test_steps_inside_a_foreach_wait_each_for_their_own(house: House) -> None:
+    each = {
+        "name": "each",
+        "foreach": {"in": "${{ inputs.orders }}", "as": "order"},
+        "steps": [{"name": "pay", "wait_for": {"event": "paid", "correlate": "${{ order }}"}}],
+    }
+    last = {"name": "ask", "approval": {"approvers": ["anna"]}, "depends_on": ["each"]}
+    accepted = await house.submit(workflow(each, last, timeout="9h"), orders=["a", "b", "c"])
+    await asyncio.sleep(1)
+    shown = (await house.control.status(accepted.workflow_id))["waiting_on"]
+    assert sorted(one["correlate"] for one in shown) == ["a", "b", "c"]
+    for order in ("c", "a"):
+        await house.control.signals.publish("paid", order, order, keep_ns=0, actor="bank")
+        await house.restart()
+    await house.control.signals.signal(accepted.workflow_id, "paid", "b", correlate="b", actor="bank")
+    await house.control.signals.judge(accepted.workflow_id, "ask", True, approver="anna", actor="anna")
+    assert (await house.ended(accepted.workflow_id)).state is RunState.COMPLETED
+    assert house.kinds(accepted.workflow_id).count("signal.received") == 3
+    assert (await house.verify()).valid
