@@ -18,6 +18,7 @@ from knhk.domain.event import (
     Detail,
     Event,
     Failed,
+    StepCaught,
     StepCompleted,
     StepFailed,
     StepRetrying,
@@ -99,7 +100,7 @@ class Metrics(Collector):
                 self._submitted += 1
                 # At 0 from the first submission on: a rate does not see the step from nothing to 1.
                 self._counts_of(summary.department)
-            case StepFailed(started_at_ns=started_at_ns):
+            case StepFailed(started_at_ns=started_at_ns) | StepCaught(started_at_ns=started_at_ns):
                 self._steps_failed += 1
                 self._attempt_took(action, started_at_ns, event.at_ns)
             case StepRetrying(started_at_ns=started_at_ns):

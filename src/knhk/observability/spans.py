@@ -20,12 +20,13 @@ MOST_QUEUED: Final = 32_768
 _MOST_WAITS: Final = 10_000
 _ENDED, _BESIDES = True, False
 _KINDS: Final[dict[type[Detail], bool]] = {
-    **dict.fromkeys((ev.StepCompleted, ev.StepFailed, ev.StepRetrying, ev.TimerSet), _BESIDES),
+    **dict.fromkeys((ev.StepCompleted, ev.StepFailed, ev.StepRetrying, ev.StepCaught), _BESIDES),
+    **dict.fromkeys((ev.TimerSet, ev.StepWaiting, ev.StepOpened), _BESIDES),
     **dict.fromkeys((ev.Completed, ev.Failed, ev.TimedOut, ev.Cancelled), _ENDED),
 }
 _WORKFLOW_ID: Final = encoding.TextAttribute("knhk.workflow.id")
 _WORKFLOW_NAME: Final = encoding.TextAttribute("knhk.workflow.name")
-_OF_ATTEMPTS_THAT_FAILED: Final = frozenset({ev.StepFailed, ev.StepRetrying})
+_OF_ATTEMPTS_THAT_FAILED: Final = frozenset({ev.StepFailed, ev.StepRetrying, ev.StepCaught})
 
 
 class Ended(NamedTuple):
@@ -98,19 +99,20 @@ class Spans:
         return encoding.request(made, resource), len(made)
 
     def _began_ns(self, workflow_id: int, event: Event) -> int | None:
-        """When the attempt began that has ended; None if what happened is the beginning of a wait."""
+        """When the attempt began that has ended; None if what happened is that it began."""
         match event.detail:
             case ev.StepCompleted(began_ns) if began_ns:
                 return began_ns
             case ev.StepCompleted():
                 return self._waits.pop((workflow_id, event.step), event.at_ns)
-            case ev.TimerSet():
-                self._waits[workflow_id, event.step] = event.at_ns
+            case ev.TimerSet() | ev.StepWaiting() | ev.StepOpened():
+                self._waits.setdefault((workflow_id, event.step), event.at_ns)
                 if len(self._waits) > _MOST_WAITS:
                     self._waits.popitem(last=False)
                 return None
-            case ev.StepFailed(started_at_ns=began_ns) | ev.StepRetrying(started_at_ns=began_ns):
-                return began_ns or event.at_ns
+            case ev.StepFailed() | ev.StepRetrying() | ev.StepCaught():
+                waited_from_ns = self._waits.pop((workflow_id, event.step), event.at_ns)
+                return event.detail.started_at_ns or waited_from_ns
             case _:
                 return None
 

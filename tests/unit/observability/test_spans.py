@@ -82,13 +82,23 @@ def test_what_a_retry_of_an_ended_run_adds_is_a_span_below_the_first() -> None:
     assert (again.name, again.start_time_unix_nano, again.end_time_unix_nano) == ("name (retried)", 300, 400)
 
 
-@pytest.mark.parametrize(("known", "began"), [(True, 120), (False, 500)])
-def test_a_wait_began_when_its_timer_was_set(known: bool, began: int) -> None:
+@pytest.mark.parametrize(
+    ("beginning", "began"),
+    [(ev.TimerSet(500), 120), (ev.StepWaiting("signal"), 120), (ev.StepOpened(), 120), (None, 500)],
+)
+def test_a_wait_or_a_group_began_when_the_journal_says(beginning: ev.AnyDetail | None, began: int) -> None:
     spans = Spans(1.0, 100, lambda: None)
-    timer = [Event(120, ev.TimerSet(500), step="a", attempt=1)] if known else []  # not after a restart
-    feed(spans, 7, [*timer, Event(500, ev.StepCompleted(), step="a", attempt=1)])
+    known = [] if beginning is None else [Event(120, beginning, step="a", attempt=1)]  # not after a restart
+    feed(spans, 7, [*known, Event(500, ev.StepCompleted(), step="a", attempt=1)])
     (span,) = fetched(spans)
     assert (span.start_time_unix_nano, span.end_time_unix_nano) == (began, 500)
+
+
+def test_a_failure_that_is_caught_is_the_failure_of_an_attempt() -> None:
+    spans = Spans(1.0, 100, lambda: None)
+    feed(spans, 7, [Event(150, ev.StepCaught(FAILURE, 120), step="a", attempt=1)])
+    (span,) = fetched(spans)
+    assert (span.start_time_unix_nano, span.status.message) == (120, "it broke")
 
 
 def test_sampling_takes_whole_runs_and_covenant_o_always() -> None:
