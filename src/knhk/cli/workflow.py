@@ -76,7 +76,9 @@ def path_of(workflow_id: str) -> str:
 
 def print_workflow(shown: dict[str, Any]) -> None:
     """A workflow and its steps for people."""
-    print_fields((name, shown[name]) for name in _FIELDS if shown.get(name) is not False and name in shown)
+    print_fields(
+        (name, _field(shown[name], name)) for name in _FIELDS if shown.get(name) is not False and name in shown
+    )
     print_fields(("waiting on", waiting_text(one)) for one in (shown.get("waiting_on") or [])[:_MOST_WAITING])
     steps = shown.get("steps") or []
     if steps:
@@ -96,6 +98,16 @@ def waiting_text(waiting: dict[str, Any]) -> str:
     parts += [f"{name} {cell(value)}" for name, value in waiting.items() if name not in known and value not in ("", [])]
     parts += [f"{name} {waiting[name]}" for name in ("since", "until") if waiting.get(name)]
     return " ".join(parts)
+
+
+def _field(value: Any, name: str) -> Any:
+    """A failure as a sentence, everything else as it is."""
+    if name != "failure" or not isinstance(value, dict):
+        return value
+    step = f"step {value['step']!r}: " if value.get("step") else ""
+    guard = f" (guard {value['guard']})" if value.get("guard") else ""
+    code = f" [{value['code']}]" if value.get("code") else ""
+    return f"{step}{value.get('message', '')}{code}{guard}"
 
 
 def _cell(step: dict[str, Any], column: str) -> Any:
