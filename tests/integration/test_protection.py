@@ -1,6 +1,7 @@
 """Re-encryption and the erasure of departments on a real store, with damage, a failing disk, and deaths on the way."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ async def test_a_page_that_was_half_done_is_the_same_when_it_is_done_again(house
         await Reencryption(node.store, node.clock, bytes_per_s=1 << 30)._one_page()
     assert node.store.look(progress_of).generation == 2
     assert keys.rotate_data_keys() == 3
-    await protection.duties[1].start()
+    await protection.keys._reencryption.start()
     await until(lambda: protection.keys._reencryption.complete)
     keys.destroy(1)
     keys.destroy(2)
@@ -191,3 +192,35 @@ async def test_rows_of_a_department_that_is_being_erased_get_no_newer_keys(house
     await until(lambda: protection.keys._reencryption.complete)
     assert node.store.look(lambda database: database.get("payloads", run_key(runs[0], 0))) == before
     await protection.keys._reencryption.stop()
+
+
+async def test_an_erasure_is_not_acknowledged_before_its_keys_are_destroyed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, _ = await house.open()
+    (one,) = await run(node)
+    ring = node.store.cipher.keys
+    assert isinstance(ring, KeyRing)
+    path = RunPath(1, ring.scope_of("sales"), one)
+    settle, failing, failures = KeyRing.settle_erasure, True, 0
+
+    def fails(self: KeyRing, *given: Any, **named: Any) -> None:
+        nonlocal failures
+        if failing:
+            failures += 1
+            raise DiskFull("no space left for the key ring")
+        settle(self, *given, **named)
+
+    monkeypatch.setattr(KeyRing, "settle_erasure", fails)
+    erasing = asyncio.ensure_future(node.engine.control.erase(one, actor="test"))
+    await until(lambda: failures >= 2)
+    assert ring.run_key(path)
+    failing = False
+    with contextlib.suppress(DiskFull):  # it may have been told that the outcome is open
+        await erasing
+    await until(lambda: not ring.pending_erasures)
+    with pytest.raises(DataErased):
+        ring.run_key(path)
+    await until(lambda: node.engine.committer.fault is None)
+    assert (await node.engine.control.status(one))["erased"]
+    assert await valid(node)

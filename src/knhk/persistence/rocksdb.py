@@ -275,6 +275,7 @@ class RocksDbStore(ProjectionRows):
             raise StorageUnavailable(f"{self._path} is open for reading only")
         self._failure = self._failure or StorageUnavailable(f"{self._path} is being reopened")
         await asyncio.get_running_loop().run_in_executor(None, self._reopen)
+        self.settle_erasures()  # else a commit that erased could be acknowledged before its keys are destroyed
 
     def _reopen(self) -> None:
         self._release()

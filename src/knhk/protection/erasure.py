@@ -13,6 +13,7 @@ from knhk.domain.identifier import at_ms, parse
 from knhk.engine.control import Filter
 from knhk.engine.service import Engine
 from knhk.observability.logs import get
+from knhk.observability.readings import WARNING
 from knhk.ports.environment import Clock
 from knhk.security.key_ring import DepartmentErasure, KeyRing
 
@@ -50,7 +51,7 @@ class Erasure:
 
     def health(self) -> str:
         """Whether a begun erasure goes on."""
-        return f"an erasure waits: {self._failure}" if self._failure else "ok"
+        return f"{WARNING}an erasure waits: {self._failure}" if self._failure else "ok"
 
     async def department(self, name: str, *, actor: str, reason: str = "") -> int:
         """Erase all ended runs of a department; how many. Raises IllegalTransition while some have not ended."""

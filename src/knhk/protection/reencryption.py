@@ -6,6 +6,7 @@ from typing import Any, Final
 from knhk.domain.errors import KnhkError
 from knhk.domain.times import rfc3339
 from knhk.observability.logs import get
+from knhk.observability.readings import WARNING
 from knhk.persistence.rewriting import (
     FAMILIES,
     Page,
@@ -50,10 +51,10 @@ class Reencryption:
     def health(self) -> str:
         """Whether it goes on."""
         if self._failure:
-            return f"re-encryption waits: {self._failure}"
+            return f"{WARNING}re-encryption waits: {self._failure}"
         damaged = self._store.look(progress_of).damaged if self._store.cipher.encrypting else 0
         if damaged:
-            return f"re-encryption found {damaged} row(s) that do not decrypt; see `knhk verify --full`"
+            return f"{WARNING}re-encryption found {damaged} row(s) that do not decrypt; see `knhk verify --full`"
         return _OK
 
     def wake(self) -> None:

@@ -10,6 +10,7 @@ from knhk.domain.errors import KnhkError
 from knhk.domain.times import rfc3339
 from knhk.domain.units import DAY
 from knhk.observability.logs import get
+from knhk.observability.readings import WARNING
 from knhk.persistence.prune_records import PRUNED, PruneRecord, SignedRecord, decode_record, record_key
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.persistence.rocksdb_database import Database
@@ -96,11 +97,11 @@ class Retention:
     def health(self) -> str:
         """Whether what is old goes."""
         if self._failure:
-            return f"retention waits: {self._failure}"
+            return f"{WARNING}retention waits: {self._failure}"
         if self._time.is_held:
-            return f"retention waits: {self._time.sentence()}"
+            return f"{WARNING}retention waits: {self._time.sentence()}"
         if self._unsound:
-            return f"retention keeps {len(self._unsound)} workflow(s) that do not verify: {self._unsound[0]}"
+            return f"{WARNING}retention keeps {len(self._unsound)} workflow(s) that do not verify: {self._unsound[0]}"
         return "ok"
 
     def believe(self) -> None:
