@@ -1,8 +1,9 @@
 """Spans from committed receipts: one for each attempt of a step, and one for the run around them.
 
 `take` runs beside the engine and only puts what happened into a bounded queue; the spans are made of it by the thread
-that exports them. Nothing is kept of a run that is under way: ids follow from the workflow id
-(domain/trace_context.py), times from the receipts, so that a trace goes on after a restart as if nothing had been.
+that exports them. Of runs that are under way only the beginnings of waits are kept, a bounded number: ids follow from
+the workflow id (domain/trace_context.py), times from the receipts, so that a trace goes on after a restart as if
+nothing had been.
 """
 
 from collections import OrderedDict, deque
