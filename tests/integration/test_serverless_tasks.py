@@ -7,12 +7,12 @@ import msgspec
 import pytest
 import yaml
 
-from knhk.actions.registry import ChildResult, Enter, Failed, Invocation, Round, Succeeded, WaitUntil
+from knhk.actions.registry import Enter, Failed, Invocation, Result, Round, Succeeded, WaitUntil
 from knhk.actions.serverless.action import JQ, run
 from knhk.domain.complaints import Complaints
 from knhk.domain.dsl.plan import Definition, inner_tasks, root_task
 from knhk.domain.dsl.reading import parse
-from knhk.domain.dsl.task import Document, Task
+from knhk.domain.dsl.task import Document, Fork, Task
 from knhk.domain.event import Failure
 from knhk.domain.expressions import Scope
 
@@ -62,19 +62,20 @@ class House:
                 return outcome
             self.now_ns = max(self.now_ns, outcome.not_before_ns)
             memo = msgspec.json.decode(msgspec.json.encode(outcome.memo))  # it is kept as a payload
+            inner = inner_tasks(task)
+            several = inner if isinstance(task.body, Fork) else inner[outcome.block : outcome.block + 1]
             results = []
-            for child in outcome.children:
-                inner = inner_tasks(task)[child.block]
-                results.append(result(await self.perform(inner, f"{path}/{child.path}/{inner.name}", child.given)))
-                if outcome.compete and results[-1].completed:
+            for one in several:
+                results.append(result(await self.perform(one, f"{path}/{outcome.path}/{one.name}", outcome.given)))
+                if isinstance(task.body, Fork) and task.body.compete and results[-1].completed:
                     break
             found = Round(memo, tuple(results))
 
 
-def result(outcome: Any) -> ChildResult:
+def result(outcome: Any) -> Result:
     if isinstance(outcome, Succeeded | WaitUntil):
-        return ChildResult(outcome.output, completed=True)
-    return ChildResult(failure=Failure(outcome.code, outcome.message, problem=outcome.problem))
+        return Result(outcome.output, completed=True)
+    return Result(failure=Failure(outcome.code, outcome.message, problem=outcome.problem))
 
 
 async def flow(text: str, inputs: Any = None) -> tuple[Any, House]:

@@ -88,32 +88,25 @@ class Cancelled(msgspec.Struct, frozen=True):
     """The action stopped because the run was cancelled."""
 
 
-class Child(msgspec.Struct, frozen=True):
-    """One of the step's own blocks to be run: its index, the path under which it runs, and what it is given."""
+class Enter(msgspec.Struct, frozen=True):
+    """The step goes on inside: one of its blocks runs, and then the action is called again.
+
+    The block runs under `path`, below the step's own; its expressions and actions find `given`. `memo` is what the next
+    call gets back; both are JSON-like data. Nothing in the block begins before `not_before_ns` (Unix time).
+    """
 
     block: int
     path: str
     given: Any
-
-
-class Enter(msgspec.Struct, frozen=True):
-    """The step goes on inside: its blocks run side by side, and then the action is called again.
-
-    `memo` is JSON-like data that the next call gets back. With `compete` the first block that completes ends the
-    others. Nothing begins before `not_before_ns` (Unix time).
-    """
-
-    children: tuple[Child, ...]
     memo: Any
-    compete: bool = False
     not_before_ns: int = 0
 
 
 Outcome = Succeeded | Failed | RetryLater | WaitUntil | WaitFor | StartWorkflow | Cancelled | Enter
 
 
-class ChildResult(msgspec.Struct, frozen=True):
-    """What became of a block: its last step's output, or why it failed. Both None: it was cancelled."""
+class Result(msgspec.Struct, frozen=True):
+    """What became of a step in a block: its output, or why it failed; neither if it did not end."""
 
     output: Any = None
     failure: Failure | None = None
@@ -121,10 +114,10 @@ class ChildResult(msgspec.Struct, frozen=True):
 
 
 class Round(msgspec.Struct, frozen=True):
-    """What an action that answered `Enter` is called again with: its memo, and a result for each child, in order."""
+    """What an action that answered `Enter` is called again with: its memo, and a result for each step of the block."""
 
     memo: Any
-    results: tuple[ChildResult, ...]
+    results: tuple[Result, ...]
 
 
 class Invocation(msgspec.Struct, frozen=True):

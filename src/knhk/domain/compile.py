@@ -20,6 +20,8 @@ from knhk.domain.covenants import check_covenant
 from knhk.domain.descriptor import Descriptor, MetadataPart, SpecPart, parse
 from knhk.domain.descriptor_shape import BLANK
 from knhk.domain.document import read
+from knhk.domain.dsl.plan import compile_document
+from knhk.domain.dsl.reading import is_dsl
 from knhk.domain.inputs import check_inputs, compile_inputs, declared_names
 from knhk.domain.json_schemas import check_schema, schema_fault
 from knhk.domain.plan import ActionTraits, Invariant, Output, Plan
@@ -49,6 +51,17 @@ def compile_descriptor(
     """
     document = read(text, max_bytes=max_bytes)
     complaints = Complaints(document.locate)
+    if is_dsl(document.value):
+        plan = compile_document(
+            document.value,
+            sha256(text).digest(),
+            actions,
+            complaints,
+            max_steps=max_steps,
+            default_timeout_ns=default_timeout_ns,
+        )
+        complaints.raise_if_any()
+        return plan
     descriptor = parse(document.value, complaints)
     if descriptor is None or not _check_count(descriptor.spec, max_steps, complaints):
         complaints.raise_if_any()

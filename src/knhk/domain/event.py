@@ -36,6 +36,7 @@ class Kind(StrEnum):
     STEP_RETRYING = "step.retrying"
     STEP_SKIPPED = "step.skipped"
     STEP_OPENED = "step.opened"
+    STEP_ENTERED = "step.entered"
     STEP_CAUGHT = "step.caught"
     STEP_UNWINDING = "step.unwinding"
     STEP_COMPENSATED = "step.compensated"
@@ -213,6 +214,19 @@ class StepOpened(Detail, frozen=True, gc=False):
     deadline_ns: int = 0
 
 
+class StepEntered(Detail, frozen=True, gc=False):
+    """The step's action chose the block that it goes into next, which runs under a path below the step's own.
+
+    The receipt's output is what the action keeps for its next call, and what the block is given. Nothing in the block
+    begins before `not_before_ns`; `deadline_ns` is when the step times out (Unix time, 0 for none).
+    """
+
+    block: int = 0
+    path: str = ""
+    not_before_ns: int = 0
+    deadline_ns: int = 0
+
+
 class StepUnwinding(Detail, frozen=True, gc=False):
     """The step failed, and before that is dealt with, what completed inside of it is compensated."""
 
@@ -370,6 +384,7 @@ AnyDetail = (
     | StepRetrying
     | StepSkipped
     | StepOpened
+    | StepEntered
     | StepCaught
     | StepUnwinding
     | StepCompensated
@@ -405,6 +420,7 @@ DETAILS: Final[dict[Kind, type[Detail]]] = {
     Kind.STEP_RETRYING: StepRetrying,
     Kind.STEP_SKIPPED: StepSkipped,
     Kind.STEP_OPENED: StepOpened,
+    Kind.STEP_ENTERED: StepEntered,
     Kind.STEP_CAUGHT: StepCaught,
     Kind.STEP_UNWINDING: StepUnwinding,
     Kind.STEP_COMPENSATED: StepCompensated,

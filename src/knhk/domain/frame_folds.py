@@ -3,7 +3,7 @@
 from knhk.domain import event as ev
 from knhk.domain.event import Event
 from knhk.domain.frame import InnerFrame, Role, StepState
-from knhk.domain.plan import Block, Body, Foreach, Parallel, Switch
+from knhk.domain.plan import Block, Body, Directed, Foreach, Parallel, Switch
 from knhk.domain.run_state import Run
 from knhk.domain.step_folds import note_done, start_more
 
@@ -36,6 +36,29 @@ def opened(run: Run, event: Event, detail: ev.StepOpened) -> None:
     _start(run, child)
 
 
+def entered(run: Run, event: Event, detail: ev.StepEntered) -> None:
+    """The action of a step chose the block that it goes into next; what it went into before is over."""
+    frame, index = run.locate(event.step)
+    if frame.children and (before := frame.children.get(index)) is not None:
+        run.drop(before)
+    frame.steps[index] = StepState.RUNNING
+    frame.queued[index] = 0
+    if detail.deadline_ns:
+        run.set_timer(frame.first_position + index, detail.deadline_ns)
+    body = frame.step(index).body
+    assert isinstance(body, Directed)
+    block = body.blocks[detail.block]
+    child = run.open(block, frame, index, Role.BODY, len(block.steps), under=detail.path)
+    child.opened_at_ns = event.at_ns
+    if body.compete:
+        child.tolerance = len(block.steps) - 1
+    for first in block.first:
+        if detail.not_before_ns:
+            run.set_timer(child.first_position + first, detail.not_before_ns)
+        else:
+            run.make_ready(child, first)
+
+
 def caught(run: Run, event: Event, detail: ev.StepCaught) -> None:
     """A step failed, and what its `catch` says begins."""
     frame, index = run.locate(event.step)
@@ -56,6 +79,7 @@ def caught(run: Run, event: Event, detail: ev.StepCaught) -> None:
 
 
 def _block(body: Body, choice: int) -> Block:
+    assert not isinstance(body, Directed)
     return body.cases[choice].block if isinstance(body, Switch) else body.block
 
 

@@ -13,6 +13,8 @@ EndState = Literal["completed", "failed", "skipped"]
 Semantics = Literal["at_least_once", "at_most_once"]
 CovenantName = Literal["O", "Sigma", "Q", "Pi", "MAPEK", "Chatman"]
 NEVER: Final = 0
+GIVEN: Final = "given"
+"""The variable under which what a block was given is found by what runs in it."""
 
 
 class ActionTraits(msgspec.Struct, frozen=True):
@@ -69,7 +71,8 @@ class Step(msgspec.Struct, frozen=True):
     action is given.
 
     `body` is what a step has in place of an action, for example steps of its own; then `action` is the key by which
-    the descriptor says so. `catch` is what is done if the step fails, `compensate` what undoes what it has completed.
+    the descriptor says so. `definition` is what an action is told of its step besides params. `catch` is what is done
+    if the step fails, `compensate` what undoes it once it has completed.
 
     `accepts` says, for a dependency by its index, in which end states it lets this step run; one that is not in it must
     have completed. `failure_is_handled`: the failure of this step is not that of its block, because
@@ -96,6 +99,7 @@ class Step(msgspec.Struct, frozen=True):
     body: "Body | None" = None
     catch: "Catch | None" = None
     compensate: "Step | None" = None
+    definition: Any = None
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -187,7 +191,17 @@ class Parallel(msgspec.Struct, frozen=True):
     compete: bool
 
 
-Body = Group | Foreach | Loop | Switch | Parallel
+class Directed(msgspec.Struct, frozen=True):
+    """A step whose action says which of these blocks it goes into next, and is called again when that has ended.
+
+    With `compete` the first step of a block that completes ends the others.
+    """
+
+    blocks: tuple[Block, ...]
+    compete: bool = False
+
+
+Body = Group | Foreach | Loop | Switch | Parallel | Directed
 
 
 class Catch(msgspec.Struct, frozen=True):
@@ -200,13 +214,19 @@ class Catch(msgspec.Struct, frozen=True):
 
 def blocks_in(step: Step) -> tuple[Block, ...]:
     """All blocks that a step has inside."""
-    inside = [] if step.catch is None else [step.catch.block]
+    inside: list[Block] = [] if step.catch is None else [step.catch.block]
     match step.body:
         case Switch(cases=cases):
             inside += [case.block for case in cases]
+        case Directed():
+            inside += step.body.blocks
         case Group() | Foreach() | Loop() | Parallel():
             inside.append(step.body.block)
     return tuple(inside)
+
+
+WHOLE: Final = ""
+"""The name of an output that is all that a workflow gives, and need be no mapping."""
 
 
 class Output(msgspec.Struct, frozen=True):

@@ -177,6 +177,7 @@ _APPLY: Final[dict[type[ev.Detail], Callable[[Run, Event, Any], None]]] = {
     ev.StepCompleted: step_folds.completed,
     ev.StepFailed: step_folds.failed,
     ev.StepSkipped: step_folds.skipped,
+    ev.StepEntered: frame_folds.entered,
     ev.StepOpened: frame_folds.opened,
     ev.StepCaught: frame_folds.caught,
     ev.StepUnwinding: unwinding.unwinding,

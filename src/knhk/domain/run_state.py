@@ -213,13 +213,15 @@ class Run(Frame):
             return self.first_failed < 0
         return self.is_open(position) and not is_halted(self.at(position)[0])
 
-    def open(self, block: Block, frame: Frame, index: int, role: Role, count: int) -> InnerFrame:
-        """Open a frame for a step. The caller lets its steps run."""
+    def open(self, block: Block, frame: Frame, index: int, role: Role, count: int, *, under: str = "") -> InnerFrame:
+        """Open a frame for a step; `under` is a path below the step's own. The caller lets its steps run."""
         if self.inner is None:
             self.inner = Inner()
         inner = self.inner
         inner.newest += 1
         path = (frame.path(index) if index >= 0 else "") + _ROLE_PATHS[role]
+        if under:
+            path += f"/{under}"
         prefix = path + ("[" if block.repeats else "/")
         opened = InnerFrame(inner.newest, block, prefix, frame, index, role, count)
         opened.opened_seq = self.seq

@@ -6,7 +6,7 @@ from knhk.domain import event as ev
 from knhk.domain.event import Event, is_final
 from knhk.domain.frame import Done, Frame, InnerFrame, Role, StepState
 from knhk.domain.lease import Lease
-from knhk.domain.plan import EndState, Parallel
+from knhk.domain.plan import Directed, EndState, Parallel
 from knhk.domain.run_state import Run
 
 _COMPLETED: Final = frozenset[EndState]({"completed"})
@@ -162,7 +162,7 @@ def _competes(frame: InnerFrame) -> bool:
     if frame.role is not Role.BODY:
         return False
     body = frame.parent.step(frame.index).body
-    return isinstance(body, Parallel) and body.compete
+    return isinstance(body, Parallel | Directed) and body.compete
 
 
 def _close(run: Run, frame: Frame) -> None:

@@ -9,13 +9,13 @@ from typing import Final, assert_never
 
 import msgspec
 
-from knhk.actions.registry import RetryLater, Succeeded
+from knhk.actions.registry import Enter, Result, RetryLater, Round, Succeeded
 from knhk.domain import event as ev
 from knhk.domain import payload
 from knhk.domain.errors import InvalidInput
 from knhk.domain.event import Event, Failure
-from knhk.domain.frame import InnerFrame, Role
-from knhk.domain.plan import Foreach, Group, Loop, Parallel, Switch
+from knhk.domain.frame import InnerFrame, Role, StepState
+from knhk.domain.plan import GIVEN, Directed, Foreach, Group, Loop, Parallel, Switch
 from knhk.engine.blocks import foreach, group, loop, parallel, switch
 from knhk.engine.blocks.answers import Answer, Give, Open
 from knhk.engine.blocks.values import given_by
@@ -42,7 +42,10 @@ END: Final[Mapping[type, Callable[..., Answer]]] = {
 
 
 class Composites:
-    """Takes steps with steps inside forward. `cancel_inside` ends all attempts in a frame and those inside it."""
+    """Takes steps with steps inside forward.
+
+    `cancel_inside` ends all attempts in a frame and those inside it; `perform` begins one.
+    """
 
     def __init__(
         self,
@@ -50,9 +53,10 @@ class Composites:
         clock: Clock,
         recorder: Recorder,
         cancel_inside: Callable[[LiveRun, InnerFrame], None],
+        perform: Callable[[Attempt], None],
     ) -> None:
         self._committer, self._clock, self._recorder = committer, clock, recorder
-        self._cancel_inside = cancel_inside
+        self._cancel_inside, self._perform = cancel_inside, perform
 
     def begin(self, live: LiveRun, attempt: Attempt) -> None:
         """A step may run: find out what it goes into."""
@@ -78,12 +82,43 @@ class Composites:
             return
         if frame.winner >= 0:
             self._cancel_inside(live, frame)
+        if isinstance(attempt.step.body, Directed) and frame.role is Role.BODY:
+            attempt.started_at_ns = self._clock.now_ns()
+            attempt.round = Round(live.values[number].memo, _results(live, frame))
+            self._perform(attempt)
+        elif frame.winner >= 0:
+            self._follow(live, attempt, self._answer(live, attempt, frame))
         elif frame.first_failed >= 0:
             failure = live.run.failures[frame.first_position + frame.first_failed]
             where = failure.step or frame.path(frame.first_failed)
             self._recorder.fail(live, attempt, msgspec.structs.replace(failure, step=where), again=True)
+        else:
+            self._follow(live, attempt, self._answer(live, attempt, frame))
+
+    def enter(self, live: LiveRun, attempt: Attempt, outcome: Enter) -> None:
+        """The action of a step chose the block that it goes into next."""
+        body = attempt.step.body
+        if not isinstance(body, Directed) or not 0 <= outcome.block < len(body.blocks):
+            failure = Failure("KNHK-ACTION-OUTCOME", f"the step has no block {outcome.block} to go into")
+            self._recorder.fail(live, attempt, failure, again=False)
             return
-        self._follow(live, attempt, self._answer(live, attempt, frame))
+        try:
+            raw = self._recorder.encode([outcome.memo, outcome.given])
+        except InvalidInput as error:
+            self._recorder.fail(live, attempt, Failure("KNHK-STEP-OUTPUT", error.message), again=False)
+            return
+        timeout_ns, now = attempt.step.timeout_ns, self._clock.now_ns()
+        deadline_ns = now + timeout_ns if timeout_ns and attempt.round is None else 0
+        event = Event(
+            now,
+            ev.StepEntered(outcome.block, outcome.path, outcome.not_before_ns, deadline_ns),
+            step=attempt.path,
+            attempt=attempt.number,
+            output_digest=payload.digest(raw),
+        )
+        self._recorder.add(live, attempt, event, output=raw)
+        values = live.opened(attempt.frame, attempt.index, variables={GIVEN: outcome.given})
+        values.memo = outcome.memo
 
     def expire(self, live: LiveRun, position: int) -> None:
         """The deadline of a step has passed: what is under way inside of it ends."""
@@ -143,3 +178,18 @@ class Composites:
         )
         self._committer.add(live, event, output=raw)
         live.opened(attempt.frame, attempt.index, items=answer.items)
+
+
+def _results(live: LiveRun, frame: InnerFrame) -> tuple[Result, ...]:
+    """What became of each step of a frame."""
+    run, outputs = live.run, live.values[frame.number].outputs.maps[0]
+    results = []
+    for index, state in enumerate(frame.steps):
+        if state is StepState.COMPLETED:
+            results.append(Result(outputs.get(frame.step(index).name), completed=True))
+        elif state is StepState.FAILED:
+            failure = run.failures[frame.first_position + index]
+            results.append(Result(failure=msgspec.structs.replace(failure, step=failure.step or frame.path(index))))
+        else:
+            results.append(Result())
+    return tuple(results)

@@ -22,6 +22,7 @@ from knhk.actions.registry import (
     Outcome,
     Registry,
     RetryLater,
+    Round,
 )
 from knhk.actions.transport import CANCELLED_CODE, normalised, run_blocking, short
 from knhk.domain import trace_context
@@ -29,7 +30,7 @@ from knhk.domain.compile import check_schema
 from knhk.domain.errors import InvalidInput, NotFound
 from knhk.domain.frame import FIRST_INSIDE, Frame
 from knhk.domain.identifier import to_text
-from knhk.domain.plan import Step
+from knhk.domain.plan import GIVEN, Step
 from knhk.engine.live import LiveRun
 from knhk.ports.environment import Clock
 
@@ -40,7 +41,8 @@ _NO_DEPENDENCIES: Final[dict[str, Any]] = {}
 class Attempt:
     """One attempt at one step while it is under way. `params` is what the action was given.
 
-    `position` is the step's in the run, `path` what receipts call it.
+    `position` is the step's in the run, `path` what receipts call it. `round` is what became of the block that the
+    step's action chose before, if it is called again.
     """
 
     __slots__ = (
@@ -54,6 +56,7 @@ class Attempt:
         "path",
         "position",
         "queued_ns",
+        "round",
         "started_at_ns",
         "step",
         "task",
@@ -74,6 +77,7 @@ class Attempt:
         self.queued_ns = 0
         self.deadline_ns = 0
         self.params: Any = None
+        self.round: Round | None = None
         self.task: asyncio.Task[None] | None = None
         self.ended = False
 
@@ -196,6 +200,9 @@ class Executor:
             scope=scope,
             now_ns=attempt.started_at_ns,
             traceparent=self._traceparent(attempt),
+            definition=step.definition,
+            given=scope.extra.get(GIVEN) if step.definition is not None else None,
+            round=attempt.round,
         )
 
     def _traceparent(self, attempt: Attempt) -> str:

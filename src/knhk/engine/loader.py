@@ -9,7 +9,7 @@ from knhk.domain.errors import ReceiptCorrupt, WorkflowNotFound
 from knhk.domain.event import Kind, error_variable
 from knhk.domain.frame import InnerFrame, Role
 from knhk.domain.identifier import to_text
-from knhk.domain.plan import Foreach, Loop
+from knhk.domain.plan import GIVEN, Directed, Foreach, Loop
 from knhk.domain.receipt import ChainState, Sealed
 from knhk.domain.run import Run, StepState, apply
 from knhk.domain.unwinding import done_inside
@@ -99,7 +99,12 @@ class Loader:
             variables[around.catch.error_name] = error_variable(run.failures[position], path, attempt)
         elif isinstance(around.body, Foreach):
             items = _decode(await self._payload(run, frame.opened_seq, OUTPUT), run, frame.opened_seq)
-        live.opened(frame.parent, frame.index, items=items, variables=variables)
+        memo = None
+        if isinstance(around.body, Directed) and frame.role is Role.BODY:
+            raw = await self._payload(run, frame.opened_seq, OUTPUT)
+            memo, variables[GIVEN] = _decode(raw, run, frame.opened_seq)
+        values = live.opened(frame.parent, frame.index, items=items, variables=variables)
+        values.memo = memo
         needed = range(len(frame.steps))
         if isinstance(around.body, Loop) and frame.role is Role.BODY:
             needed = needed[-2:]

@@ -14,7 +14,7 @@ from knhk.domain.event import Event, Failure, error_variable, is_final
 from knhk.domain.expressions import Scope
 from knhk.domain.frame import Frame, InnerFrame, Role, is_halted
 from knhk.domain.identifier import to_text
-from knhk.domain.plan import RetryPolicy
+from knhk.domain.plan import WHOLE, RetryPolicy
 from knhk.domain.receipt import merkle_root
 from knhk.domain.run import Run, RunState, StepState, attempts_made, retry_at_ns
 from knhk.domain.waits import Waiting
@@ -44,7 +44,8 @@ class Recorder:
             case Succeeded():
                 self._succeeded(live, attempt, outcome.output)
             case Failed():
-                self.fail(live, attempt, Failure(outcome.code, outcome.message, outcome.guard), again=False)
+                failure = Failure(outcome.code, outcome.message, outcome.guard, problem=outcome.problem)
+                self.fail(live, attempt, failure, again=False)
             case RetryLater():
                 failure = Failure(outcome.code, outcome.message)
                 self.fail(live, attempt, failure, again=True, after_ns=outcome.after_ns)
@@ -209,8 +210,8 @@ class Recorder:
                 values[output.name] = value = output.value.evaluate(live.scope)
                 if output.schema is not None and (problems := check_schema(output.schema, value, output.name)):
                     return Failure("KNHK-RUN-OUTPUTS", f"outputs: {'; '.join(map(str, problems))}")
-            live.results = values
-            return self.encode(values)
+            live.results = values.get(WHOLE, values)
+            return self.encode(live.results)
         except InvalidInput as error:
             return Failure("KNHK-RUN-OUTPUTS", f"outputs: {error.message}")
 
@@ -245,7 +246,7 @@ class Recorder:
             live.done[live.run.seq] = (given or b"", raw)
         live.keep(attempt.position, step, output)
         undone = _undone_by(attempt.frame, attempt.index)
-        self._add(live, attempt, event, given, raw)
+        self.add(live, attempt, event, given, raw)
         self._compensated(live, undone)
         return None
 
@@ -278,7 +279,7 @@ class Recorder:
             detail = ev.StepFailed(failure, attempt.started_at_ns, attempt.queued_ns)
         now = self._clock.now_ns()
         event = Event(now, detail, step=attempt.path, attempt=attempt.number, input_digest=digest)
-        self._add(live, attempt, event, given)
+        self.add(live, attempt, event, given)
         if variables is not None:
             live.opened(attempt.frame, attempt.index, variables=variables)
 
@@ -311,7 +312,7 @@ class Recorder:
                 return None  # A condition that cannot be evaluated does not hold.
         return variables
 
-    def _add(
+    def add(
         self, live: LiveRun, attempt: Attempt, event: Event, given: bytes | None = None, output: bytes | None = None
     ) -> None:
         """Add an event with which a step leaves the frame inside of it, if there is one."""

@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, assert_never
 
-from knhk.actions.registry import Cancelled, Failed, Outcome, RetryLater, StartWorkflow
+from knhk.actions.registry import Cancelled, Enter, Failed, Outcome, RetryLater, StartWorkflow
 from knhk.domain import event as ev
 from knhk.domain.covenants import CHATMAN_MAX_TICKS
 from knhk.domain.errors import InvalidInput
 from knhk.domain.event import Event, Failure
 from knhk.domain.frame import InnerFrame, frame_number
 from knhk.domain.limits import NO_LIMITS
+from knhk.domain.plan import Directed
 from knhk.domain.run import (
     Deliver,
     EndFrame,
@@ -91,7 +92,7 @@ class Scheduler:
         """Give the scheduler its neighbours (they call back into it, so they are made after it)."""
         self.committer, self.executor = committer, executor
         self._recorder = Recorder(committer, self._clock, self._rng, max_payload_bytes)
-        self._composites = Composites(committer, self._clock, self._recorder, self._cancel_inside)
+        self._composites = Composites(committer, self._clock, self._recorder, self._cancel_inside, self._perform)
 
     @property
     def has_slot(self) -> bool:
@@ -220,7 +221,7 @@ class Scheduler:
         attempt.frame.count_attempt(-1)
         if attempt.deadline_ns:
             self.deadlines.clear((live.run.workflow_id, position))
-        self._recorder.outcome(live, attempt, outcome)
+        self._record(attempt, outcome)
         self.advance(live)
 
     def leased(self, attempt: Attempt, worker: str, token: int) -> Batch:
@@ -344,15 +345,16 @@ class Scheduler:
         if refused is not None:
             self._recorder.outcome(live, attempt, refused)
             return
-        if step.body is not None:
+        directed = isinstance(step.body, Directed)
+        if step.body is not None and not directed:
             self._composites.begin(live, attempt)
             return
         remote = step.traits.queue
-        if step.timeout_ns:
+        if step.timeout_ns and not directed:
             # The time of a remote attempt begins when a worker takes it (see `leased`).
             attempt.deadline_ns = command.deadline_ns or (0 if remote else now + step.timeout_ns)
         at_most_once = step.semantics == "at_most_once"
-        if not remote and (at_most_once or (step.timeout_ns and not step.traits.pure and not command.deadline_ns)):
+        if not remote and (at_most_once or (attempt.deadline_ns and not step.traits.pure and not command.deadline_ns)):
             started = ev.StepStarted(deadline_ns=attempt.deadline_ns)
             self.committer.add(live, Event(now, started, step=attempt.path, attempt=command.attempt))
         if step.traits.pure and not at_most_once:
@@ -392,9 +394,15 @@ class Scheduler:
     def _perform(self, attempt: Attempt) -> None:
         outcome = self._start(attempt)
         if outcome is not None:
-            self._recorder.outcome(attempt.live, attempt, outcome)
+            self._record(attempt, outcome)
         else:
             self._count(attempt)
+
+    def _record(self, attempt: Attempt, outcome: Outcome) -> None:
+        if isinstance(outcome, Enter):
+            self._composites.enter(attempt.live, attempt, outcome)
+        else:
+            self._recorder.outcome(attempt.live, attempt, outcome)
 
     def _start(self, attempt: Attempt) -> Outcome | None:
         outcome = self.executor.begin(attempt)

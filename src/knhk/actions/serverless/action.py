@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from knhk.actions.jq import JqPool
-from knhk.actions.registry import Action, Invocation, Outcome
-from knhk.actions.serverless import http, leaves, sequences
+from knhk.actions.registry import Action, Failed, Invocation, Outcome
+from knhk.actions.serverless import calls, http, leaves, sequences
 from knhk.actions.serverless.flow import Fault, Turn
 from knhk.domain.dsl import task as dsl
 from knhk.domain.dsl.plan import NAME, Definition
@@ -23,13 +23,18 @@ _RUN: Final[Mapping[type, Callable[[Turn, Any], Awaitable[Outcome]]]] = {
     dsl.Try: sequences.run_try,
     dsl.CallHttp: http.call_http,
     dsl.CallOpenApi: http.call_openapi,
+    dsl.CallAction: calls.call_action,
+    dsl.RunProcess: calls.run_process,
+    dsl.RunWorkflow: calls.run_workflow,
 }
 JQ: Final = JqPool()
 
 
 async def run(invocation: Invocation) -> Outcome:
     """Does what the task says, or the next part of it."""
-    definition: Definition = invocation.definition
+    definition = invocation.definition
+    if not isinstance(definition, Definition):
+        return Failed("KNHK-ACTION-PARAMS", f"{NAME}: only tasks of a Serverless Workflow document are performed")
     turn = Turn(JQ, definition.document, definition.task, invocation)
     try:
         if invocation.round is None and not await turn.enter():

@@ -59,7 +59,7 @@ class Turn:
 
     def __init__(self, jq: JqPool, document: Document, task: Task, invocation: Invocation) -> None:
         self._jq, self.document, self.task, self.invocation = jq, document, task, invocation
-        self.flow: Flow = msgspec.convert(invocation.given or {}, Flow)
+        self.flow = _flow(invocation)
         self.input: Any = self.flow.data
 
     async def enter(self) -> bool:
@@ -145,6 +145,13 @@ class Turn:
         problems = check_schema(filtered.schema, value, what)
         if problems:
             raise self.fault("validation", "; ".join(str(one) for one in problems))
+
+
+def _flow(invocation: Invocation) -> Flow:
+    """What the task is given; the outermost gets the inputs of the run."""
+    if invocation.given is None:
+        return Flow(dict(invocation.scope.inputs))
+    return Flow(*(invocation.given[key] for key in ("data", "context", "variables")))
 
 
 def _moment(at_ns: int) -> dict[str, Any]:

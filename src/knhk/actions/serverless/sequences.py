@@ -9,7 +9,7 @@ and an idempotency key of its own), and what the kind of task needs besides.
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from knhk.actions.registry import Child, Enter, Outcome
+from knhk.actions.registry import Enter, Outcome
 from knhk.actions.serverless import retries
 from knhk.actions.serverless.flow import Flow, Turn
 from knhk.domain.dsl.problem import fits
@@ -68,8 +68,7 @@ async def run_fork(turn: Turn, body: Fork) -> Outcome:
     """All branches side by side; with `compete` the first that completes decides."""
     given = Flow(turn.input, turn.flow.context, turn.flow.variables).to_data()
     if turn.invocation.round is None:
-        children = tuple(Child(index, f"fork/branches/{index}", given) for index, _ in enumerate(body.branches))
-        return Enter(children, _fresh(turn, turn.input, turn.flow.context), compete=body.compete)
+        return Enter(0, "fork/branches", given, _fresh(turn, turn.input, turn.flow.context))
     memo, results = turn.invocation.round.memo, turn.invocation.round.results
     turn.input = memo["input"]
     done = [result for result in results if result.completed]
@@ -164,8 +163,8 @@ def _enter(turn: Turn, tasks: _List, memo: Memo, variables: Mapping[str, Any], n
     visit = memo["visits"].get(path, 0) + 1
     memo = {**memo, "visits": {**memo["visits"], path: visit}}
     given = Flow(memo["data"], memo["context"], {**turn.flow.variables, **variables}).to_data()
-    child = Child(tasks.first_block + at, path if visit == 1 else f"{path}#{visit}", given)
-    return Enter((child,), memo, not_before_ns=not_before_ns)
+    under = path if visit == 1 else f"{path}#{visit}"
+    return Enter(tasks.first_block + at, under, given, memo, not_before_ns)
 
 
 async def _leave(turn: Turn, over: _Over) -> Outcome:

@@ -79,6 +79,8 @@ def read_run(fields: Fields) -> Body:
 
 
 def _process(language: str, code: Any, one: Fields, returns: Any, awaits: bool) -> RunProcess:
+    if isinstance(code, str) and "${" in code:
+        one.complain("must be written out: an expression here could turn data into code; give data as arguments")
     arguments = one.value.get("arguments")
     if arguments is not None and not isinstance(arguments, Mapping | list | str):
         one.complain(f"must be a mapping or a list, not {kind_of(arguments)}", "arguments")

@@ -14,9 +14,10 @@ class Values:
 
     `outputs` are of its own steps and of those around it, by name. Of what is repeated, `items` are what it is repeated
     for and `results` what each time gave, by index. Of what is undone, `items` are what was given and given back.
+    `memo` is what an action that chose the block keeps.
     """
 
-    __slots__ = ("frame", "items", "outputs", "results", "scope")
+    __slots__ = ("frame", "items", "memo", "outputs", "results", "scope")
 
     def __init__(self, frame: InnerFrame, around: Scope, variables: Mapping[str, Any]) -> None:
         self.frame = frame
@@ -24,6 +25,7 @@ class Values:
         extra = {**around.extra, **variables} if variables else around.extra
         self.scope = Scope(around.inputs, self.outputs, around.run, extra)
         self.items: list[Any] = []
+        self.memo: Any = None
         self.results: dict[int, Any] = {}
 
     def scope_at(self, index: int) -> Scope:
