@@ -119,7 +119,7 @@ async def test_the_flow_can_go_back_and_each_visit_has_a_path_of_its_own() -> No
     )
     assert data == {"n": 3}
     assert house.paths[:-1] == [
-        *("do/do/0/add", "do/do/1/check", "do/do/0#2/add", "do/do/1#2/check", "do/do/0#3/add", "do/do/1#3/check"),
+        *("do/0/add", "do/1/check", "do/0#2/add", "do/1#2/check", "do/0#3/add", "do/1#3/check"),
     ]
 
 
@@ -175,7 +175,7 @@ async def test_a_block_is_tried_again_with_growing_pauses() -> None:
     assert data == {"x": 1}
     assert house.order.count("work") == 4
     assert house.now_ns - 1_700_000_000_000_000_000 == (1 + 2 + 4) * 1_000_000_000
-    assert "do/do/0/guarded/try/0#4/work" in house.paths
+    assert "do/0/guarded/try/0#4/work" in house.paths
 
 
 async def test_time_limits_of_retries_end_them() -> None:

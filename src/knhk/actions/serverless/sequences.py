@@ -16,15 +16,15 @@ from knhk.domain.dsl.problem import fits
 from knhk.domain.dsl.task import CONTINUE, END, EXIT, Do, For, Fork, Task, Try
 
 Memo = dict[str, Any]
-TRY: Final = "try"
-CATCH: Final = "catch/do"
+TRY: Final = "try/"
+CATCH: Final = "catch/do/"
 
 
 class _List(NamedTuple):
-    """A list of tasks: under which key it stands, and the index of its first block among those of the step."""
+    """A list of tasks, what their paths begin with, and the index of the first one's block among those of the step."""
 
     tasks: tuple[Task, ...]
-    key: str
+    under: str
     first_block: int = 0
 
 
@@ -37,14 +37,14 @@ class _Over(NamedTuple):
 
 async def run_do(turn: Turn, body: Do) -> Outcome:
     """One task after another, as their `then` says."""
-    tasks = _List(body.tasks, "do")
+    tasks = _List(body.tasks, "do/" if turn.task.reference else "")  # the outermost task is itself at `do`
     step = await _begin(turn, tasks, {}) if turn.invocation.round is None else _next(turn, tasks, *_last(turn))
     return step if isinstance(step, Enter) else await _leave(turn, step)
 
 
 async def run_for(turn: Turn, body: For) -> Outcome:
     """The tasks once for each item; each round's input is the output of the one before."""
-    tasks = _List(body.tasks, "do")
+    tasks = _List(body.tasks, "do/")
     if turn.invocation.round is None:
         items = await turn.evaluate(body.items, turn.input)
         if not isinstance(items, list):
@@ -159,7 +159,7 @@ def _next(
 
 def _enter(turn: Turn, tasks: _List, memo: Memo, variables: Mapping[str, Any], not_before_ns: int = 0) -> Enter:
     at = memo["at"]
-    path = f"{tasks.key}/{at}"
+    path = f"{tasks.under}{at}"
     visit = memo["visits"].get(path, 0) + 1
     memo = {**memo, "visits": {**memo["visits"], path: visit}}
     given = Flow(memo["data"], memo["context"], {**turn.flow.variables, **variables}).to_data()

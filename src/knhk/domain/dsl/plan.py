@@ -21,6 +21,7 @@ from knhk.domain.dsl.task import (
     Document,
     For,
     Fork,
+    Listen,
     RunProcess,
     RunWorkflow,
     Task,
@@ -94,6 +95,10 @@ def compile_document(
 ) -> Plan:
     """The plan of a document's data. Complains of what is wrong; then the plan is not to be used."""
     document = parse(value, actions, complaints)
+    for key, absent in (("schedule", document.schedule), ("use", document.secrets)):
+        if absent:
+            what = "secrets" if key == "use" else "schedules"
+            complaints.add(f"{what} are not supported; docs/serverless-workflow.md says what is", (key,))
     compiler = _Compiler(document, actions, complaints)
     root = compiler.step(0, root_task(document))
     if compiler.count > max_steps:
@@ -155,6 +160,8 @@ class _Compiler:
                 return (block_of(self._apart(branches)),)
             case CallAction(action=action):
                 return (self._call(action, task),)
+            case Listen():
+                self._complaints.add("listening to events is not supported", (*place(task), "listen"))
             case RunProcess():
                 return (self._call("shell", task),)
             case RunWorkflow():
