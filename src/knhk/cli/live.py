@@ -21,6 +21,7 @@ _STEP_STATES: Final = {
     "step.retrying": "retrying",
     "step.skipped": "skipped",
     "step.opened": "running",
+    "step.entered": "running",
     "step.caught": "running",
     "timer.set": "waiting",
     "step.waiting": "waiting",

@@ -44,7 +44,7 @@ def entered(run: Run, event: Event, detail: ev.StepEntered) -> None:
     frame.steps[index] = StepState.RUNNING
     frame.queued[index] = 0
     if detail.deadline_ns:
-        run.set_timer(frame.first_position + index, detail.deadline_ns)
+        run.set_timer(frame.first_position + index, detail.deadline_ns, event.at_ns)
     body = frame.step(index).body
     assert isinstance(body, Directed)
     block = body.blocks[detail.block]
@@ -54,7 +54,7 @@ def entered(run: Run, event: Event, detail: ev.StepEntered) -> None:
         child.tolerance = len(block.steps) - 1
     for first in block.first:
         if detail.not_before_ns:
-            run.set_timer(child.first_position + first, detail.not_before_ns)
+            run.set_timer(child.first_position + first, detail.not_before_ns, event.at_ns)
         else:
             run.make_ready(child, first)
 

@@ -83,6 +83,7 @@ def test_names_of_kinds_are_the_format_and_do_not_change() -> None:
         "step.completed",
         "step.failed",
         "step.opened",
+        "step.entered",
         "step.retrying",
         "step.reused",
         "step.skipped",

@@ -44,5 +44,11 @@ async def run(invocation: Invocation) -> Outcome:
         return fault.outcome()
 
 
-TRAITS: Final = ActionTraits(NAME, pure=False, reads_dependencies=False)
+TRAITS: Final = ActionTraits(
+    NAME,
+    pure=False,
+    params_schema={"type": "object", "properties": {}, "additionalProperties": False},
+    reads_dependencies=False,
+    disabled="it performs the tasks of documents that begin with `document:`",
+)
 ACTION: Final = Action(TRAITS, "async", run, __name__, JQ.close)
