@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from knhk.domain.errors import BackupCorrupt, EncryptionKeyUnavailable, IdempotencyConflict
+from knhk.ports.journal import record_key
 from knhk.recovery import segments
 from knhk.recovery.places import Place
 from tests.integration.recovering import HELLO, NAPS, House, until
@@ -28,6 +29,16 @@ def faulty(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
         for name, value in proxy.variables.items():
             monkeypatch.setenv(name, value)
         yield proxy
+
+
+PARENT = b"""\
+apiVersion: knhk/v1
+kind: Workflow
+metadata: {name: parent}
+spec:
+  steps:
+    - {name: child, action: workflow, params: {name: hello, input: {number: 1}}}
+"""
 
 
 def away(house: House) -> Place:
@@ -117,6 +128,24 @@ async def test_events_that_are_kept_and_runs_that_wait_come_along(house: House) 
         while set((await house.states()).values()) != {"completed"}:
             await asyncio.sleep(0.02)
     assert (await house.node.engine.control.inspect(other))["steps"][0]["output"]["correlate"] == "order-2"
+    await house.stop()
+
+
+async def test_a_child_is_still_the_child_of_its_step(house: House) -> None:
+    await house.node.engine.definitions.put(HELLO, actor="ada")
+    (parent,) = await house.run(1, PARENT)
+    async with asyncio.timeout(60):
+        while set((await house.states()).values()) != {"completed"}:
+            await asyncio.sleep(0.02)
+    await house.shipped()
+    key = record_key("child", f"wf-{parent}/child/1")
+    before = await house.node.store.claim(key)
+    assert before is not None
+    await house.crash()
+    house.lose()
+    assert (await house.restore(place=house.config.recovery.backup_to)).report.valid
+    await house.start()
+    assert await house.node.store.claim(key) == before
     await house.stop()
 
 

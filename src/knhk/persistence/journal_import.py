@@ -67,13 +67,15 @@ class JournalImport:
             return Trust.of(self._pinned, self._check)
         return Trust.of([_KEY.decode(row) for _, row in self._database.scan("keys", b"", None)], self._check)
 
-    def add_keys(self, rows: list[tuple[bytes, bytes]], ring: bytes) -> None:
-        """Take over rows of public keys, and which key ring encrypts the rows (empty: none)."""
+    def add_keys(self, rows: list[tuple[bytes, bytes]], ring: bytes, pruned: list[tuple[bytes, bytes]]) -> None:
+        """Take over rows of public keys, which key ring encrypts the rows (empty: none), and records of pruning."""
 
         def batch() -> WriteBatch:
             made = WriteBatch(raw_mode=True)
             for key, row in rows:
                 made.put(key, row, self._database.handles["keys"])
+            for key, row in pruned:
+                made.put(key, row, self._database.handles["meta"])
             if ring:
                 made.put(RING_KEY, ring, self._database.handles["meta"])
             return made

@@ -17,8 +17,9 @@ from knhk.domain.receipt import Receipt, Sealed, SignedBlock, Slice
 from knhk.persistence import receipt_rows
 from knhk.persistence.block_rows import decode_signed_block
 from knhk.persistence.cipher import Cipher
+from knhk.persistence.prune_records import PRUNED as PRUNED_RECORD
 from knhk.persistence.rocksdb_database import Database
-from knhk.persistence.rocksdb_keys import CLAIM, DESCRIPTOR, RING_KEY, block_key, run_key
+from knhk.persistence.rocksdb_keys import CLAIM, DESCRIPTOR, RING_KEY, after, block_key, run_key
 from knhk.ports.journal import record_key
 
 _OF_RECORDS: Final = frozenset(family_of(KIND_OF[detail]) for detail in get_args(RecordDetail))
@@ -78,7 +79,8 @@ def read_block(database: Database, cipher: Cipher, partition: int, height: int, 
             raise JournalCorrupt(f"block {height} of partition {partition}: receipts of wf-{part.workflow_id} are gone")
         found.receipts.append(row)
         found.payloads.append(database.get("payloads", key) or b"")
-        _add_context(found, database, part, receipt_rows.decode(row, key, part.workflow_id, cipher), shipped)
+        sealed = receipt_rows.decode(row, key, part.workflow_id, cipher)
+        _add_context(found, database, cipher, part, sealed, shipped)
     return found
 
 
@@ -99,13 +101,19 @@ class StoredRows:
                 break
         return found
 
+    def prune_records(self, blocks: Sequence[BlockRows]) -> list[tuple[bytes, bytes]]:
+        """The signed records of what was pruned, if a run in these blocks was: without them it would look lost."""
+        if not any(receipt_rows.is_pruned(row) for block in blocks for row in block.receipts):
+            return []
+        return list(self._database.scan("meta", PRUNED_RECORD, after(PRUNED_RECORD)))
+
     def keys(self) -> tuple[list[tuple[bytes, bytes]], bytes]:
         """The rows of public keys, and the one that names the key ring (empty: none)."""
         return list(self._database.scan("keys", b"", None)), self._database.get("meta", RING_KEY) or b""
 
 
 def _add_context(
-    found: BlockRows, database: Database, part: Slice, sealed: Sequence[Sealed], shipped: set[bytes]
+    found: BlockRows, database: Database, cipher: Cipher, part: Slice, sealed: Sequence[Sealed], shipped: set[bytes]
 ) -> None:
     """What belongs to the receipts of a slice: marks, descriptors, claims."""
     live: bool | None = None
@@ -117,6 +125,8 @@ def _add_context(
         if kind == Kind.PAYLOAD_ERASED:
             found.erased.append(part.workflow_id)
         elif kind in TERMINAL:
+            live = _is_child(database, part.workflow_id, sealed[0] if part.first_seq == 0 else None, cipher)
+        elif kind == Kind.WORKFLOW_SETTLED:
             live = False
         elif family not in _OF_RECORDS:
             live = True
@@ -129,6 +139,18 @@ def _add_context(
                     found.claims.append(claim)
     if live is not None:
         (found.live if live else found.not_live).append(part.workflow_id)
+
+
+def _is_child(database: Database, workflow_id: int, first: Sealed | None, cipher: Cipher) -> bool:
+    """Whether a run is a child: one that has ended is loaded until its parent has been told."""
+    if first is None:
+        key = run_key(workflow_id, 0)
+        row = database.get("receipts", key)
+        first = None if row is None else receipt_rows.decode(row, key, workflow_id, cipher)[0]
+    if first is None or not first.has_body:
+        return False
+    detail = first.receipt().typed_detail()
+    return isinstance(detail, Submitted) and bool(detail.parent)
 
 
 def _add_descriptor(found: BlockRows, database: Database, digest: bytes, shipped: set[bytes]) -> None:
@@ -144,7 +166,10 @@ def _claimed(receipt: Receipt, family: str) -> bytes:
     """The key digest of the claim by which a run or record is found; empty if there is none."""
     detail = receipt.typed_detail()
     if isinstance(detail, Submitted):
-        return sha256(detail.idempotency_key.encode()).digest() if detail.idempotency_key else b""
+        key = detail.idempotency_key
+        if detail.parent:
+            return record_key("child", key)
+        return sha256(key.encode()).digest() if key else b""
     return record_key(family, record_name(detail)) if isinstance(detail, RecordDetail) else b""
 
 

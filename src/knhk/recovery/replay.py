@@ -79,7 +79,7 @@ def _add(
     if to_ns and header.from_ns > to_ns:
         done.left_out += header.last - header.first + 1
         return
-    journal.add_keys(body.keys, body.ring)
+    journal.add_keys(body.keys, body.ring, body.pruned)
     before = journal.blocks, journal.receipts
     for rows in body.blocks:
         block = _SIGNED.decode(rows.block).block()

@@ -3,8 +3,8 @@
     'KNHKSEG1' | header length 4, big-endian | header, JSON | body | Ed25519 signature 64
 
 The signature is over 0x06 || SHA-256 of all bytes before it. The body is a zstd frame of the msgpack array
-[keys, ring, blocks]; blocks are BlockRows (persistence/stored_blocks.py), with rows as they are stored, so that what is
-encrypted at rest is encrypted in a segment, row by row, with keys that are not in it.
+[keys, ring, blocks, pruned]; blocks are BlockRows (persistence/stored_blocks.py), with rows as they are stored, so that
+what is encrypted at rest is encrypted in a segment, row by row, with keys that are not in it.
 """
 
 from collections.abc import Sequence
@@ -56,11 +56,15 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True):
-    """Rows of public keys (key id, row), the row that names the key ring (empty: none), and the blocks."""
+    """Rows of public keys (key id, row), the row that names the key ring (empty: none), the blocks, records of pruning.
+
+    The records (key, row) are there if a run of the blocks had been pruned before they were shipped.
+    """
 
     keys: list[tuple[bytes, bytes]]
     ring: bytes
     blocks: list[BlockRows]
+    pruned: list[tuple[bytes, bytes]] = []
 
 
 _SIGNED: Final = msgspec.msgpack.Decoder(SignedBlock)

@@ -150,7 +150,8 @@ class Shipper:
         # After a failure the same blocks again, so that whatever arrived of them is replaced.
         last = min(height, first + MOST_BLOCKS - 1) if self._attempted is None else self._attempted
         rows = self._rows()
-        body = Body(*rows.keys(), rows.blocks(self._partition, first, last, known, SEGMENT_BYTES))
+        blocks = rows.blocks(self._partition, first, last, known, SEGMENT_BYTES)
+        body = Body(*rows.keys(), blocks, rows.prune_records(blocks))
         header, raw = segments.encode(body, history=self._history, node_id=self._node_id, signer=self._signer)
         name = segments.name_of(self._history, self._partition, header.first, header.last)
         self._attempted = header.last
