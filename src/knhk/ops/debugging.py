@@ -7,6 +7,7 @@ configuration says otherwise, only to callers on the same machine. No answer hol
 import asyncio
 import threading
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Annotated, Any, Final, Protocol
 
 import msgspec
@@ -19,7 +20,8 @@ from knhk.domain.errors import Conflict, Refused
 from knhk.ops.app import EXCEPTION_HANDLERS, UNCACHED, guard
 
 _MOST_LINES: Final = 2_000
-_HERE: Final = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
+_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_PROXIES: Final = ("forwarded", "x-forwarded-for", "x-real-ip")
 _ProfileSeconds = Annotated[float, QueryParameter(gt=0, le=LONGEST_PROFILE_S)]
 _MemorySeconds = Annotated[float, QueryParameter(gt=0, le=LONGEST_MEMORY_S)]
 _ELSEWHERE: Final = "Call it on the server's own machine (`kubectl exec`, ssh), or set `diagnostics.remote: true`."
@@ -69,8 +71,7 @@ def create_debug_app(debugging: Debugging) -> Litestar:
 
     def admit(request: Request[Any, Any, Any]) -> None:
         guard(request)
-        caller = request.client.host if request.client is not None else ""
-        if not debugging.remote and caller not in _HERE:
+        if not debugging.remote and not _is_local(request):
             raise Refused(f"{request.url.path}: only for callers on the same machine", hint=_ELSEWHERE)
 
     return Litestar(
@@ -80,6 +81,17 @@ def create_debug_app(debugging: Debugging) -> Litestar:
         exception_handlers=EXCEPTION_HANDLERS,
         logging_config=None,
     )
+
+
+def _is_local(request: Request[Any, Any, Any]) -> bool:
+    """Whether a caller is on this machine: not through a proxy, nor a page whose name was made to point here."""
+    caller = request.client.host if request.client is not None else ""
+    try:
+        here = ip_address(caller).is_loopback
+    except ValueError:
+        here = False
+    name = (request.url.hostname or "").strip("[]")
+    return here and name in _NAMES and not any(header in request.headers for header in _PROXIES)
 
 
 def _looks(debugging: Debugging) -> list[Any]:

@@ -48,7 +48,7 @@ class Process:
 
 def client(process: Process, host: str = "127.0.0.1") -> httpx.AsyncClient:
     transport: Any = httpx.ASGITransport(create_debug_app(process), client=(host, 1), raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://node:9090")
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost:9090")
 
 
 async def test_looks_are_answered() -> None:
@@ -67,6 +67,14 @@ async def test_other_machines_may_not_unless_the_configuration_says_so(host: str
     assert "diagnostics.remote" in refused.json()["hint"]
     process.remote = True
     assert (await client(process, host).get("/debug/tasks")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers", [{"x-forwarded-for": "10.0.0.1"}, {"forwarded": "for=10.0.0.1"}, {"host": "evil.example:9090"}]
+)
+async def test_a_proxy_or_a_name_that_was_made_to_point_here_is_not_this_machine(headers: dict[str, str]) -> None:
+    assert (await client(Process()).get("/debug/config", headers=headers)).status_code == 403
+    assert (await client(Process(), "127.0.0.9").get("/debug/config")).status_code == 200
 
 
 async def test_a_page_of_another_site_may_not_start_anything() -> None:
