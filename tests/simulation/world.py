@@ -24,6 +24,7 @@ from tests.simulation.descriptors import step, workflow
 from tests.simulation.house import House
 
 RUN_TIMEOUT_S = 1200
+MOST_SHARED = 2
 
 
 class Intent(msgspec.Struct):
@@ -62,6 +63,7 @@ class World:
     async def live(self) -> None:
         """From the first start to the last check."""
         await self.house.start()
+        await self._define()
         self._populate()
         for at_s in sorted(self.rng.uniform(0, self.length_s) for _ in range(self.crashes)):
             await self._until(at_s)
@@ -71,6 +73,16 @@ class World:
         await self._calm_down()
         await self._check_end()
         await self.house.engine.stop()
+
+    async def _define(self) -> None:
+        """The definition of which children are."""
+        text = workflow(step("nap", "wait", params={"duration": "3s"}), step("b", "effect", ["nap"]), name="part")
+        while True:
+            try:
+                await self.house.engine.definitions.put(text, actor="test")
+                return
+            except KnhkError:
+                await asyncio.sleep(1)
 
     # -- What happens
 
@@ -127,7 +139,7 @@ class World:
                 continue
             workflow_id = self.rng.choice(known)
             try:
-                match self.rng.randrange(9):
+                match self.rng.randrange(12):
                     case 0:
                         await control.cancel(workflow_id, actor="test")
                     case 1 | 2:
@@ -140,6 +152,11 @@ class World:
                         await control.inspect(workflow_id)
                     case 8:
                         await control.erase(workflow_id, actor="test")
+                    case 9:
+                        await control.signals.signal(workflow_id, "go", 1, signal_id="s", actor="test")
+                    case 10 | 11:
+                        correlate = f"k{self.rng.randrange(3)}"
+                        await control.signals.publish("go", correlate, 1, keep_ns=60_000_000_000, actor="test")
             except KnhkError:
                 continue  # Not possible in this state, or the store is down: both are answers.
 
@@ -178,7 +195,8 @@ class World:
                 self.problems.append(f"{invocation.idempotency_key}: a second time")
 
     def _known(self) -> list[int]:
-        return list(self.house.store._state.receipts)
+        receipts = self.house.store._state.receipts
+        return [one for one, sealed in receipts.items() if sealed[0].receipt().kind == "workflow.submitted"]
 
     async def _check_end(self) -> None:
         house, problems = self.house, self.problems
@@ -188,6 +206,7 @@ class World:
         keys: dict[str, int] = {}
         for workflow_id in self._known():
             await self._check_run(workflow_id, keys)
+        self._check_limit()
         report = await house.verify()
         if not report.valid or report.time_reversals:
             problems.append(f"the journal does not verify: {report.problems}")
@@ -197,6 +216,26 @@ class World:
             problems.append(f"left over: {leaks}")
         if set(house.engine.health().values()) != {"ok"}:
             problems.append(f"not healthy: {house.engine.health()}")
+
+    def _check_limit(self) -> None:
+        """Never were more runs under way with the shared key than may be."""
+        changes: list[tuple[int, int]] = []
+        for workflow_id in self._known():
+            events = self.house.events(workflow_id)
+            if getattr(events[0].detail, "concurrency_key", ""):
+                under_way = False
+                for event in events:
+                    if isinstance(event.detail, ev.Started | ev.Retried):
+                        changes.append((event.at_ns, 1))
+                        under_way = True
+                    elif isinstance(event.detail, ev.Completed | ev.Failed | ev.Cancelled | ev.TimedOut) and under_way:
+                        changes.append((event.at_ns, -1))
+                        under_way = False
+        now = 0
+        for _, change in sorted(changes):
+            now += change
+            if now > MOST_SHARED:
+                self.problems.append(f"{now} runs with the shared key were under way at the same time")
 
     async def _check_run(self, workflow_id: int, keys: dict[str, int]) -> None:
         house, problems = self.house, self.problems
@@ -211,6 +250,8 @@ class World:
             problems.append(f"{name}: completed with {len(completed)} of {len(run.steps)} steps")
         self._check_attempts(name, events)
         assert run.submitted is not None
+        if run.submitted.parent and not run.settled:
+            problems.append(f"{name}: its parent was never told")
         key = run.submitted.idempotency_key
         if key and keys.setdefault(key, workflow_id) != workflow_id:
             problems.append(f"{name}: key {key} has two runs")
@@ -247,7 +288,7 @@ class World:
                     not_before.pop(event.step, None)
                     if isinstance(event.detail, ev.StepRetrying):
                         not_before[event.step] = event.detail.next_at_ns
-                case ev.TimerSet():
+                case ev.TimerSet() | ev.StepWaiting():
                     last[event.step] = event.attempt
                 case ev.Retried():
                     not_before.clear()
@@ -266,7 +307,8 @@ class World:
             steps.append(self._step(index, after))
             names.append(steps[-1]["name"])
         covenant = self.rng.choice(["Sigma", "Sigma", "O"])
-        return workflow(*steps, name=f"flow-{number}", timeout=f"{RUN_TIMEOUT_S}s", covenant=covenant)
+        limits = {"concurrency": {"limit": MOST_SHARED, "key": "shared"}} if self.rng.random() < 0.3 else {}
+        return workflow(*steps, name=f"flow-{number}", timeout=f"{RUN_TIMEOUT_S}s", covenant=covenant, **limits)
 
     def _step(self, index: int, after: list[str]) -> dict[str, Any]:
         rng = self.rng
@@ -279,7 +321,7 @@ class World:
         timeout = {"timeout": rng.choice(["100ms", "10s", "60s"])} if rng.random() < 0.4 else {}
         does = {"takes_s": takes_s, "fails_first": rng.choice([0, 0, 0, 1, 2]), "fails": rng.random() < 0.03}
         does["hangs"] = rng.random() < 0.03
-        match rng.choice(["effect", "effect", "once", "think", "process", "wait", "fail"]):
+        match rng.choice(["effect", "effect", "once", "think", "process", "wait", "fail", "event", "child"]):
             case "effect":
                 return step(f"effect{index}", "effect", after, params=does, retry=retry, **timeout)
             case "once":
@@ -289,6 +331,11 @@ class World:
             case "wait":
                 duration = rng.choice(["1ms", "2s", "40s", "5m"])
                 return step(f"wait{index}", "wait", after, params={"duration": duration, "output": index})
+            case "event":
+                params = {"event": "go", "correlate": f"k{rng.randrange(3)}", "timeout": rng.choice(["2s", "5m"])}
+                return step(f"event{index}", "wait_for", after, params=params)
+            case "child":
+                return step(f"child{index}", "workflow", after, params={"name": "part"}, retry=retry, **timeout)
             case "fail":
                 return step(f"fail{index}", "fail", after, params={"until_attempt": rng.randint(1, 3)}, retry=retry)
             case _:
