@@ -13,9 +13,7 @@ from knhk.domain.units import DAY
 from knhk.engine.control import Submission
 from knhk.platform.clock import SystemClock
 from tests.acceptance.server import Server
-from tests.services.s3 import S3, s3
-
-__all__ = ["s3"]
+from tests.services.s3 import S3
 
 DESCRIPTOR = b"""
 apiVersion: knhk/v1
