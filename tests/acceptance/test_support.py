@@ -32,7 +32,9 @@ SECTIONS = {
         "alert_channels": [
             {"type": "pagerduty", "service_key": "${PAGERDUTY_KEY}"},
             {"type": "slack", "webhook_url": "${SLACK_WEBHOOK}"},
-        ]
+            {"type": "webhook", "webhook_url": f"http://127.0.0.1:9/{PLANTED}-hook", "secret": f"{PLANTED}-signs"},
+        ],
+        "smtp": {"username": "ops", "password": f"{PLANTED}-smtp"},
     },
     "auth": {"client_secret": "${OAUTH_SECRET}", "issuer": f"https://me:{PLANTED}-issuer@auth.company.com"},
     "observability": {
