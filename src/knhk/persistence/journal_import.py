@@ -37,7 +37,7 @@ from knhk.persistence.rocksdb_keys import (
 from knhk.persistence.rocksdb_opening import open_database
 from knhk.persistence.rocksdb_options import StoreOptions
 from knhk.persistence.stored_blocks import BlockRows, hashes_of
-from knhk.persistence.verification import CheckSignature, Trust
+from knhk.persistence.verification import UNDECODABLE, CheckSignature, Trust
 from knhk.ports.environment import PublicKey
 from knhk.ports.journal import Claim
 
@@ -91,7 +91,7 @@ class JournalImport:
         try:
             signed = _SIGNED.decode(rows.block)
             block = signed.block()
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise BackupCorrupt(f"{name}: a block cannot be decoded: {error}") from error
         tip = self.heads.get(block.partition)
         next_height = 0 if tip is None else tip.height + 1

@@ -13,6 +13,7 @@ from knhk.domain.errors import KnhkError, StorageUnavailable
 from knhk.domain.event import RecoveryDrilled
 from knhk.domain.identifier import to_text
 from knhk.observability.logs import get
+from knhk.persistence.verification import UNDECODABLE
 from knhk.ports.environment import Clock
 
 RECORD: Final = "drills"
@@ -111,7 +112,7 @@ class DrillDuty:
         out, said = await self._process.communicate()
         try:
             return msgspec.json.decode(out[:_MOST_OUTPUT_BYTES], type=Outcome)
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             text = said.decode(errors="replace").strip()[-500:]
             raise StorageUnavailable(f"the drill ended with {self._process.returncode}: {text}") from error
 

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from knhk.domain.errors import BackupCorrupt, NotFound
+from knhk.persistence.verification import UNDECODABLE
 from knhk.recovery.places import Place
 
 _FOLDER: Final = "histories"
@@ -43,7 +44,7 @@ def read(place: Place, name: str) -> History:
     path = f"{_FOLDER}/{name}.json"
     try:
         return msgspec.json.decode(place.read(path), type=History)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise BackupCorrupt(f"{place}/{path} cannot be read: {error}") from error
 
 

@@ -16,7 +16,7 @@ import msgspec
 from knhk.domain.errors import BackupCorrupt
 from knhk.domain.receipt import SignedBlock
 from knhk.persistence.journal_check import Progress
-from knhk.persistence.verification import CheckSignature
+from knhk.persistence.verification import UNDECODABLE, CheckSignature
 from knhk.ports.environment import PublicKey, Signer
 from knhk.recovery.durable_files import digest_of, write_durably
 
@@ -122,7 +122,7 @@ def decode(raw: bytes, name: str) -> Manifest:
     """The manifest in these bytes. Raises BackupCorrupt, naming it."""
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise BackupCorrupt(f"{name} is not the manifest of a snapshot: {error}") from error
     if manifest.format > FORMAT:
         raise BackupCorrupt(f"{name} has format {manifest.format}, and this version reads up to {FORMAT}")
@@ -140,7 +140,7 @@ def objection(raw: bytes, signature: bytes, keys: Mapping[str, PublicKey] | None
     try:
         made = msgspec.json.decode(signature, type=Signature)
         key, signed = made.key(), bytes.fromhex(made.signature)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (*UNDECODABLE, ValueError) as error:
         return f"{SIGNATURE_FILE} cannot be read: {error}"
     if keys is not None and all(key.raw != known.raw for known in keys.values()):
         return f"it is signed by key {made.key_id!r}, which is not among those that are trusted"

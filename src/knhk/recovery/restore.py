@@ -32,7 +32,7 @@ from knhk.domain.errors import (
 from knhk.domain.times import rfc3339
 from knhk.persistence.journal_check import Progress
 from knhk.persistence.rocksdb_errors import translated
-from knhk.persistence.verification import CheckSignature
+from knhk.persistence.verification import UNDECODABLE, CheckSignature
 from knhk.ports.environment import PublicKey
 from knhk.recovery import manifest as manifests
 from knhk.recovery.durable_files import CHUNK_BYTES, digest_of, leased, sync_path, taken, write_durably
@@ -293,5 +293,5 @@ def _remembered(data: Path) -> Unfinished | None:
         return msgspec.json.decode(_marker(data).read_bytes(), type=Unfinished)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNDECODABLE) as error:
         raise Corrupt(f"{_marker(data)} cannot be read: {error}", hint="Remove it to begin anew.") from error

@@ -18,7 +18,7 @@ import zstandard
 from knhk.domain.errors import BackupCorrupt
 from knhk.domain.receipt import SignedBlock
 from knhk.persistence.stored_blocks import BlockRows
-from knhk.persistence.verification import CheckSignature
+from knhk.persistence.verification import UNDECODABLE, CheckSignature
 from knhk.ports.environment import PublicKey, Signer
 
 MAGIC: Final = b"KNHKSEG1"
@@ -143,7 +143,7 @@ def decode(raw: bytes, name: str, trusted: Sequence[PublicKey] | None, check: Ch
         if not 0 <= zstandard.frame_content_size(packed) <= MOST_BODY_BYTES:
             raise BackupCorrupt(f"{name}: its body does not say a sensible size")
         return header, _BODY.decode(zstandard.ZstdDecompressor().decompress(packed))
-    except (zstandard.ZstdError, msgspec.DecodeError) as error:
+    except (zstandard.ZstdError, *UNDECODABLE) as error:
         raise BackupCorrupt(f"{name}: its body cannot be decoded: {error}") from error
 
 
@@ -157,7 +157,7 @@ def decode_header(raw: bytes, name: str) -> tuple[Header, int]:
         raise BackupCorrupt(f"{name}: its header cannot be read")
     try:
         header = msgspec.json.decode(raw[start : start + length], type=Header)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise BackupCorrupt(f"{name}: its header cannot be read: {error}") from error
     if header.format > FORMAT:
         raise BackupCorrupt(f"{name} has format {header.format}, and this version reads up to {FORMAT}")
