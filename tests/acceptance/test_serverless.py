@@ -121,6 +121,43 @@ do:
         server.close()
 
 
+@pytest.mark.parametrize(("strategy", "seen"), [("any", [{"amount": 7}]), ("all", [{"amount": 7}, {"by": "truck"}])])
+def test_a_document_listens_to_events_over_a_crash(tmp_path: Path, strategy: str, seen: list[Any]) -> None:
+    text = f"""
+do:
+  - await:
+      listen:
+        to:
+          {strategy}:
+            - with: {{type: paid}}
+              correlate: {{order: {{from: .data.order, expect: .order}}}}
+            - with: {{type: sent}}
+      timeout: {{after: PT1M}}
+  - told: {{set: {{events: "${{ . }}"}}}}
+"""
+    server = Server(tmp_path)
+    try:
+        server.start()
+        answer = server.client.post("/workflows", json={"descriptor": HEAD + text, "inputs": {"order": "A-17"}})
+        workflow_id = answer.json()["workflow_id"]
+        deadline = time.monotonic() + 30
+        while not server.status(workflow_id)["waiting_on"] and time.monotonic() < deadline:
+            time.sleep(0.02)
+        server.kill()
+        server.start()
+        for order, amount in (("B-1", 1), ("A-17", 7)):
+            event = {"event": "paid", "correlate": order, "data": {"amount": amount}}
+            assert server.client.post("/events", json=event).status_code in (200, 202)
+        if strategy == "all":
+            assert server.status(workflow_id)["state"] == "running"
+            sent = {"event": "sent", "data": {"by": "truck"}}
+            assert server.client.post(f"/workflows/{workflow_id}/signals", json=sent).status_code == 200
+        server.wait_for(workflow_id)
+        assert server.status(workflow_id, verbose=True)["outputs"] == {"events": seen}
+    finally:
+        server.close()
+
+
 def test_what_is_wrong_with_a_document_is_said_with_its_places(server: Server) -> None:
     answer = server.client.post("/workflows", content=HEAD + "do:\n  - a: {sett: {}}\n  - b: {set: {}, then: c}\n")
     assert answer.status_code == 422

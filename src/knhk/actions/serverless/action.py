@@ -24,6 +24,7 @@ _RUN: Final[Mapping[type, Callable[[Turn, Any], Awaitable[Outcome]]]] = {
     dsl.CallHttp: http.call_http,
     dsl.CallOpenApi: http.call_openapi,
     dsl.CallAction: calls.call_action,
+    dsl.Listen: calls.listen,
     dsl.RunProcess: calls.run_process,
     dsl.RunWorkflow: calls.run_workflow,
 }

@@ -1,6 +1,6 @@
-"""Tasks that other actions perform: `call` of an action, `run` of a shell command, a script or a workflow.
+"""Tasks that other actions perform: `call` of an action, `run` of a command, a script or a workflow, `listen`.
 
-Such a task goes into a block of one step, which is the other action with its own guarantee; its params are what the
+Such a task goes into a block whose steps are the other actions with their own guarantees; their params are what the
 block is given. What it gives or fails with is the task's.
 """
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 from knhk.actions.registry import Enter, Outcome
 from knhk.actions.serverless import retries
 from knhk.actions.serverless.flow import Turn
-from knhk.domain.dsl.task import CallAction, RunProcess, RunWorkflow
+from knhk.domain.dsl.task import CallAction, EventFilter, Listen, RunProcess, RunWorkflow
 
 PARAMS: Final = "params"
 _ANY_EXIT: Final = list(range(256))
@@ -62,16 +62,39 @@ async def run_process(turn: Turn, body: RunProcess) -> Outcome:
             return await turn.leave(shown[one])
 
 
+async def listen(turn: Turn, body: Listen) -> Outcome:
+    """Wait for events, each by the action `wait_for`: its name is the type, its correlation what is expected."""
+    if turn.invocation.round is None:
+        return _enter(turn, [await _awaited(turn, one) for one in body.filters])
+    events = _outputs(turn, any_of=body.strategy == "any")
+    return await turn.leave([event["data"] if body.read == "data" else event for event in events])
+
+
+async def _awaited(turn: Turn, wanted: EventFilter) -> dict[str, Any]:
+    params: dict[str, Any] = {"event": await turn.fill(wanted.attributes["type"])}
+    for _, expected in wanted.correlate.values():
+        params["correlate"] = await turn.evaluate(expected, turn.input)
+    return params
+
+
 def _enter(turn: Turn, params: Any) -> Enter:
-    return Enter(0, "call", {**turn.flow.to_data(), PARAMS: params}, {"input": turn.input})
+    """Go into the block of another action, or of several."""
+    several = params if isinstance(params, list) else [params]
+    return Enter(0, "call", {**turn.flow.to_data(), PARAMS: several}, {"input": turn.input})
 
 
 def _output(turn: Turn) -> Any:
     """What the action gave. Raises Fault."""
+    return _outputs(turn)[0]
+
+
+def _outputs(turn: Turn, *, any_of: bool = False) -> list[Any]:
+    """What the actions gave, if `any_of` only those that came to an end. Raises Fault."""
     found = turn.invocation.round
     assert found is not None
     turn.input = found.memo["input"]
-    result = found.results[0]
-    if not result.completed:
-        raise retries.raised(turn, result.failure)
-    return result.output
+    done = [result.output for result in found.results if result.completed]
+    if len(done) < len(found.results) and not (any_of and done):
+        failure = next((result.failure for result in found.results if result.failure is not None), None)
+        raise retries.raised(turn, failure)
+    return done

@@ -59,16 +59,17 @@ class Definition(msgspec.Struct, frozen=True):
 
 
 class GivenParams(Template):
-    """The params of a step are part of what its block was given."""
+    """The params of a step are part of what its block was given: a list with those of each of the block's steps."""
 
-    __slots__ = ()
+    __slots__ = ("_index",)
 
-    def __init__(self) -> None:
+    def __init__(self, index: int) -> None:
         super().__init__(None, None, None)
         self.dynamic = True
+        self._index = index
 
     def evaluate(self, scope: Scope) -> Any:
-        return scope.extra[GIVEN]["params"]
+        return scope.extra[GIVEN]["params"][self._index]
 
 
 class FinalData(Template):
@@ -143,7 +144,7 @@ class _Compiler:
     def step(self, index: int, task: Task) -> Step:
         """The step of a task, at its place in its block."""
         blocks = self._blocks(task)
-        body = Directed(blocks, isinstance(task.body, Fork) and task.body.compete) if blocks else None
+        body = Directed(blocks, _competes(task)) if blocks else None
         return self._step(
             index,
             _UNUSUAL.sub("-", task.name),
@@ -159,13 +160,13 @@ class _Compiler:
             case Fork(branches=branches):
                 return (block_of(self._apart(branches)),)
             case CallAction(action=action):
-                return (self._call(action, task),)
-            case Listen():
-                self._complaints.add("listening to events is not supported", (*place(task), "listen"))
+                return (self._call(action, task=task),)
+            case Listen(filters=filters):
+                return (self._call(*["wait_for"] * len(filters), task=task),)
             case RunProcess():
-                return (self._call("shell", task),)
+                return (self._call("shell", task=task),)
             case RunWorkflow():
-                return (self._call("workflow", task),)
+                return (self._call("workflow", task=task),)
         return tuple(block_of((self.step(0, inner),)) for inner in inner_tasks(task))
 
     def _apart(self, tasks: Sequence[Task]) -> tuple[Step, ...]:
@@ -178,17 +179,25 @@ class _Compiler:
             steps.append(step)
         return tuple(steps)
 
-    def _call(self, action: str, task: Task) -> Block:
-        """A block of one step, which is another action."""
+    def _call(self, *actions: str, task: Task) -> Block:
+        """A block of other actions, side by side."""
+        return block_of(
+            tuple(
+                self._step(index, f"{action}-{index}" if index else action, action, self._traits(action, task), index)
+                for index, action in enumerate(actions)
+            )
+        )
+
+    def _traits(self, action: str, task: Task) -> ActionTraits:
         traits = self._actions.get(action)
         if traits is None or traits.disabled:
             why = f": {traits.disabled}" if traits is not None else ""
             self._complaints.add(f"the action {action!r} is not available here{why}", place(task))
-            traits = _EFFECT
-        elif traits.literal and isinstance(task.body, CallAction) and "${" in str(task.body.params):
+            return _EFFECT
+        if traits.literal and isinstance(task.body, CallAction) and "${" in str(task.body.params):
             message = f"the params of {action!r} must be written out: an expression could turn data into code"
             self._complaints.add(message, (*place(task), "with"))
-        return block_of((self._step(0, action, action, traits, params=GivenParams()),))
+        return traits
 
     def _step(
         self,
@@ -196,8 +205,8 @@ class _Compiler:
         name: str,
         action: str,
         traits: ActionTraits,
+        given: int | None = None,
         *,
-        params: Template = _NOTHING,
         timeout_ns: int = NEVER,
         body: Directed | None = None,
         definition: Definition | None = None,
@@ -208,7 +217,7 @@ class _Compiler:
             name=name,
             action=action,
             traits=traits,
-            params=params,
+            params=_NOTHING if given is None else GivenParams(given),
             depends_on=(),
             dependents=(),
             timeout_ns=timeout_ns,
@@ -218,6 +227,15 @@ class _Compiler:
             body=body,
             definition=definition,
         )
+
+
+def _competes(task: Task) -> bool:
+    match task.body:
+        case Fork(compete=compete):
+            return compete
+        case Listen(strategy=strategy):
+            return strategy == "any"
+    return False
 
 
 def place(task: Task) -> tuple[str | int, ...]:

@@ -321,16 +321,22 @@ def _listen(reader: Reader, fields: Fields, _place: _Place) -> Body:
     found = to.value[strategy]
     entries = found if isinstance(found, list) and strategy != "one" else [found]
     filters = tuple(_filter(Fields(one, to.at(strategy), reader.complaints, ("with", "correlate"))) for one in entries)
+    if not filters:
+        to.complain("at least one event is needed", strategy)
     read = listen.choice("read", ("data", "envelope", "raw"), "data")
     return Listen(strategy, filters, read)  # type: ignore[arg-type]  # one of the three above
 
 
 def _filter(fields: Fields) -> EventFilter:
+    if set(fields.fields("with").value) != {"type"}:
+        fields.complain("events are told apart by their `type`, and by nothing else", "with")
     correlate = fields.fields("correlate")
+    if len(correlate.value) > 1:
+        fields.complain("one correlation is supported", "correlate")
     keys = {}
     for name in correlate.value:
         one = correlate.fields(name, ("from", "expect"))
-        keys[name] = (one.text("from", required=True), one.text("expect"))
+        keys[name] = (one.text("from"), one.text("expect", required=True))
     return EventFilter(fields.fields("with").value, keys)
 
 

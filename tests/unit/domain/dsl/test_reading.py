@@ -66,6 +66,7 @@ def test_all_faults_are_said_at_once() -> None:
         ("do: [{a: {raise: {error: none}}}]", "there is no error 'none'"),
         ("do: [{a: {run: {container: {image: x}}}}]", "containers are not run"),
         ("do: [{a: {listen: {to: {one: {with: {}}, any: []}}}}]", "one of `one`, `any` and `all`"),
+        ("do: [{a: {listen: {to: {one: {with: {type: t, source: s}}}}}}]", "events are told apart by their `type`"),
         ("do: [{a: {try: [{b: {set: {}}}]}}]", "'catch' is missing"),
         ("do: [{a: {set: {}, timeout: slow}}]", "there is no timeout 'slow'"),
         ("use: {functions: {f: {call: f}}}\ndo: [{a: {call: f}}]", "calls itself"),
