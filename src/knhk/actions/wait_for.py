@@ -85,5 +85,9 @@ def _traits(name: str, params: type[msgspec.Struct]) -> ActionTraits:
     return ActionTraits(name, pure=True, guarantee="exactly-once", params_schema=schema, reads_dependencies=False)
 
 
-WAIT_FOR_ACTION: Final = Action(_traits(WAIT_FOR, WaitForParams), "inline", wait_for, __name__)
-APPROVAL_ACTION: Final = Action(_traits(APPROVAL, ApprovalParams), "inline", approval, __name__)
+WAIT_FOR_ACTION: Final = Action(
+    _traits(WAIT_FOR, WaitForParams), "inline", wait_for, __name__, about="waits for an event"
+)
+APPROVAL_ACTION: Final = Action(
+    _traits(APPROVAL, ApprovalParams), "inline", approval, __name__, about="waits for people"
+)

@@ -31,4 +31,4 @@ def run(invocation: Invocation) -> Outcome:
 TRAITS: Final = ActionTraits(
     NAME, pure=False, guarantee="exactly-once", params_schema=schema_of(WorkflowParams), reads_dependencies=False
 )
-ACTION: Final = Action(TRAITS, "inline", run, __name__)
+ACTION: Final = Action(TRAITS, "inline", run, __name__, about="runs a registered definition as a child")

@@ -82,13 +82,25 @@ class Detail(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Base of the details; encoded as a msgpack map of the fields that differ from their default."""
 
 
+class Origin(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """The step of another run that a run comes from; `depth` counts the runs above it."""
+
+    workflow_id: int = 0
+    step: str = ""
+    depth: int = 0
+
+
+NO_ORIGIN: Final = Origin()
+
+
 class Submitted(Detail, frozen=True, gc=False):
     """A run was accepted. `traceparent` is the submitter's W3C trace context, empty if there was none.
 
     `definition` and `version` name what the run was submitted from; empty and 0 if the descriptor came with it. The
-    keys are those under which it counts for its limits, empty where it has none. `parent` is the run, and `parent_step`
-    the path of the step in it, whose child this run is; `depth` counts the runs above it. A fork began at
-    `fork_step` of the run `forked_from`.
+    keys are those under which it counts for its limits, empty where it has none. `child_of` is the step whose child
+    this run is, `fork_of` the step at which a fork began.
+
+    There can be no more fields: with sixteen, msgspec writes a map's head in a form that is not the shortest.
     """
 
     name: str
@@ -104,11 +116,8 @@ class Submitted(Detail, frozen=True, gc=False):
     priority: int = 50
     concurrency_key: str = ""
     rate_key: str = ""
-    parent: int = 0
-    parent_step: str = ""
-    depth: int = 0
-    forked_from: int = 0
-    fork_step: str = ""
+    child_of: Origin = NO_ORIGIN
+    fork_of: Origin = NO_ORIGIN
 
 
 class Started(Detail, frozen=True, gc=False):

@@ -132,7 +132,7 @@ class Run(Frame):
         """Whether the run has ended and something must follow that is not done: its parent told, its children ended."""
         if self.settled or self.state not in ENDED:
             return False
-        has_parent = self.submitted is not None and self.submitted.parent
+        has_parent = self.submitted is not None and self.submitted.child_of.workflow_id
         return bool(has_parent or (self.waits is not None and self.waits.children))
 
     @property

@@ -86,7 +86,7 @@ def fold(summary: Summary, event: Event) -> None:
             summary.traceparent = event.detail.traceparent
             summary.definition, summary.version = event.detail.definition, event.detail.version
             summary.concurrency_key, summary.rate_key = event.detail.concurrency_key, event.detail.rate_key
-            summary.parent = event.detail.parent
+            summary.parent = event.detail.child_of.workflow_id
             summary.submitted_at_ns = event.at_ns
         case ev.Started():
             summary.state = RunState.RUNNING

@@ -100,7 +100,7 @@ class Children:
 
     def _begun(self, attempt: Attempt, plan: Plan, wanted: StartWorkflow, version: int) -> Outcome:
         submitted = attempt.live.run.submitted
-        depth = 1 + (submitted.depth if submitted is not None else 0)
+        depth = 1 + (submitted.child_of.depth if submitted is not None else 0)
         if depth > DEEPEST:
             return Failed("KNHK-CHILD-START", f"{DEEPEST} workflows stand above {wanted.name!r} already")
         inputs = check_inputs(plan, wanted.inputs)
@@ -114,8 +114,8 @@ class Children:
                 run, results = await self._results(workflow_id)
                 if not run.unsettled:
                     return
-                if run.submitted is not None and run.submitted.parent:
-                    await self._tell(run.submitted.parent, run, results)
+                if run.submitted is not None and (parent := run.submitted.child_of.workflow_id):
+                    await self._tell(parent, run, results)
                 for child in tuple(run.waits.children) if run.waits is not None else ():
                     await self._cancel_child(child, workflow_id)
                 async with self._arrivals.hold(workflow_id) as live:

@@ -301,11 +301,8 @@ class Control:
             version,
             plan.limits.priority,
             *keys,
-            submission.parent,
-            submission.parent_step,
-            submission.depth,
-            submission.forked_from,
-            submission.fork_step,
+            _origin(submission.parent, submission.parent_step, submission.depth),
+            _origin(submission.forked_from, submission.fork_step),
         )
         event = Event(self._clock.now_ns(), detail, actor=submission.actor, input_digest=payload.digest(raw))
         committer = self._committer
@@ -496,3 +493,7 @@ def _settle(waiter: "asyncio.Future[None]") -> None:
 
 
 __all__ = ["Accepted", "Control", "Filter", "Submission"]
+
+
+def _origin(workflow_id: int, step: str, depth: int = 0) -> ev.Origin:
+    return ev.Origin(workflow_id, step, depth) if workflow_id else ev.NO_ORIGIN

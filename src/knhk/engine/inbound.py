@@ -38,7 +38,7 @@ class Inbound:
         run, value = live.run, payload.decode(reused.raw)
         step = run.plan.steps[run.plan.index_of[reused.step]]
         assert run.submitted is not None
-        detail = ev.StepReused(run.submitted.forked_from, reused.seq, "fork")
+        detail = ev.StepReused(run.submitted.fork_of.workflow_id, reused.seq, "fork")
         event = Event(
             self._clock.now_ns(),
             detail,

@@ -3,6 +3,7 @@
 from typing import Any
 
 from knhk.domain import trace_context
+from knhk.domain.event import Origin
 from knhk.domain.identifier import to_text
 from knhk.domain.plan import Foreach, Loop, Step, blocks_in
 from knhk.domain.run import Run, StepState
@@ -21,7 +22,7 @@ def of_summary(row: Summary) -> dict[str, Any]:
         "covenant": row.covenant,
         "labels": row.labels,
         "definition": _definition(row.definition, row.version),
-        "parent": _parent(row.parent, ""),
+        "parent": _origin(Origin(row.parent)),
         **_times(row.submitted_at_ns, row.started_at_ns, row.ended_at_ns),
         "steps_total": row.steps,
         "steps_completed": row.completed,
@@ -43,8 +44,8 @@ def of_run(run: Run) -> dict[str, Any]:
         "covenant": plan.covenant,
         "labels": dict(plan.labels),
         "definition": _definition(submitted.definition, submitted.version) if submitted else None,
-        "parent": _parent(submitted.parent, submitted.parent_step) if submitted else None,
-        "forked_from": _parent(submitted.forked_from, submitted.fork_step) if submitted else None,
+        "parent": _origin(submitted.child_of) if submitted else None,
+        "forked_from": _origin(submitted.fork_of) if submitted else None,
         "children": [to_text(one) for one in run.waits.children] if run.waits is not None else [],
         **_times(run.submitted_at_ns, run.started_at_ns, run.ended_at_ns),
         "deadline": rfc3339(run.deadline_ns) if run.deadline_ns else None,
@@ -103,11 +104,11 @@ def _definition(name: str, version: int) -> dict[str, Any] | None:
     return {"name": name, "version": version} if name else None
 
 
-def _parent(workflow_id: int, step: str) -> dict[str, Any] | None:
-    """The run, and the step in it, whose child this one is."""
-    if not workflow_id:
+def _origin(origin: Origin) -> dict[str, Any] | None:
+    """The run, and the step in it, that a run comes from."""
+    if not origin.workflow_id:
         return None
-    return {"workflow_id": to_text(workflow_id), **({"step": step} if step else {})}
+    return {"workflow_id": to_text(origin.workflow_id), **({"step": origin.step} if origin.step else {})}
 
 
 def _failure(failure: Any) -> dict[str, str] | None:

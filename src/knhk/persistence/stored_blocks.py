@@ -150,7 +150,7 @@ def _is_child(database: Database, workflow_id: int, first: Sealed | None, cipher
     if first is None or not first.has_body:
         return False
     detail = first.receipt().typed_detail()
-    return isinstance(detail, Submitted) and bool(detail.parent)
+    return isinstance(detail, Submitted) and bool(detail.child_of.workflow_id)
 
 
 def _add_descriptor(found: BlockRows, database: Database, digest: bytes, shipped: set[bytes]) -> None:
@@ -167,7 +167,7 @@ def _claimed(receipt: Receipt, family: str) -> bytes:
     detail = receipt.typed_detail()
     if isinstance(detail, Submitted):
         key = detail.idempotency_key
-        if detail.parent:
+        if detail.child_of.workflow_id:
             return record_key("child", key)
         return sha256(key.encode()).digest() if key else b""
     return record_key(family, record_name(detail)) if isinstance(detail, RecordDetail) else b""

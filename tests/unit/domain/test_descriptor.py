@@ -165,7 +165,7 @@ def test_all_faults_at_once_with_their_places() -> None:
         (with_spec("  covenant: Sigma\n"), "'steps' is missing"),
         (with_spec("  steps: {a: 1}\n"), "spec.steps: must be a list, not a mapping"),
         (with_spec("  steps: [a]\n"), "spec.steps[0]: must be a mapping, not the text 'a'"),
-        (with_spec("  steps: [{name: a}]\n"), "spec.steps[0]: one of action, steps, switch, parallel, wait is missing"),
+        (with_spec("  steps: [{name: a}]\n"), "one of action, steps, switch, parallel, wait, wait_for"),
         (GUIDE.replace(b"knhk/v1", b"knhk/v2"), "apiVersion: must be knhk/v1, not the text 'knhk/v2'"),
         (GUIDE.replace(b"name: example-workflow", b"name:"), "metadata.name: must be a text, not empty"),
         (GUIDE.replace(b"name: example-workflow", b"name: ''"), "the name is empty"),

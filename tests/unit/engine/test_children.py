@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from knhk.domain.errors import IllegalTransition
+from knhk.domain.event import NO_ORIGIN
 from knhk.domain.run import RunState
 from tests.simulation.clock import in_virtual_time
 from tests.simulation.descriptors import step, workflow
@@ -31,7 +32,7 @@ def children(house: House) -> list[int]:
     found = []
     for one, sealed in house.store._state.receipts.items():
         detail = sealed[0].receipt().typed_detail()
-        if getattr(detail, "parent", 0):
+        if getattr(detail, "child_of", NO_ORIGIN).workflow_id:
             found.append(one)
     return found
 
@@ -162,7 +163,7 @@ async def _life(gaps: list[float], latency: float, cancels: bool, naps: str) -> 
         assert house.kinds(one).count("child.ended") <= 1
     assert (await house.fold(ids[1])).state is RunState.COMPLETED
     await asyncio.sleep(200)
-    links = Counter(house.events(one)[0].detail.parent for one in children(house))  # type: ignore[union-attr]
+    links = Counter(house.events(one)[0].detail.child_of.workflow_id for one in children(house))  # type: ignore[union-attr]
     assert set(links.values()) <= {1}
     for one in children(house):
         assert (await house.fold(one)).ended

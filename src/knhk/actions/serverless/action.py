@@ -52,4 +52,6 @@ TRAITS: Final = ActionTraits(
     reads_dependencies=False,
     disabled="it performs the tasks of documents that begin with `document:`",
 )
-ACTION: Final = Action(TRAITS, "async", run, __name__, JQ.close)
+ACTION: Final = Action(
+    TRAITS, "async", run, __name__, JQ.close, about="performs a task of a Serverless Workflow document"
+)
