@@ -12,9 +12,13 @@ Compatibility: fields are only ever added, at the end, with a default; a kind is
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 import msgspec
+
+from knhk.domain.failure import Failure as Failure
+from knhk.domain.failure import error_variable as error_variable
+from knhk.domain.failure import is_final as is_final
 
 
 class Kind(StrEnum):
@@ -53,29 +57,6 @@ class Kind(StrEnum):
     DEFINITION_PUT = "definition.put"
     DEFINITION_RETIRED = "definition.retired"
     RECOVERY_DRILLED = "recovery.drilled"
-
-
-class Failure(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """Why an attempt or a run failed. `guard` names the rule, invariant or covenant that was violated, if one was.
-
-    `problem` is the failure as RFC 9457 problem details, where the workflow itself raised or may handle it.
-    """
-
-    code: str
-    message: str
-    guard: str = ""
-    step: str = ""
-    problem: Mapping[str, Any] = {}
-
-
-def is_final(failure: Failure) -> bool:
-    """Whether nothing may make up for a failure: a covenant was broken, and no later step runs."""
-    return failure.code.startswith("KNHK-COVENANT-")
-
-
-def error_variable(failure: Failure, path: str, attempt: int) -> dict[str, Any]:
-    """What expressions see of a failure."""
-    return {"code": failure.code, "message": failure.message, "step": failure.step or path, "attempt": attempt}
 
 
 class Detail(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
