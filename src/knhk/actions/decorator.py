@@ -154,7 +154,7 @@ def _async_run(name: str, function: Callable[..., Any], arguments: Arguments) ->
         try:
             return _outcome(name, await function(**given))
         except (ActionFailed, RetryAction) as control:
-            return _controlled(control)
+            return controlled(control)
 
     return run
 
@@ -168,7 +168,7 @@ def _sync_run(name: str, function: Callable[..., Any], arguments: Arguments) -> 
         try:
             return _outcome(name, function(**given))
         except (ActionFailed, RetryAction) as control:
-            return _controlled(control)
+            return controlled(control)
 
     return run
 
@@ -250,7 +250,8 @@ def _context(invocation: Invocation) -> ActionContext:
     )
 
 
-def _controlled(control: ActionFailed | RetryAction) -> Outcome:
+def controlled(control: ActionFailed | RetryAction) -> Outcome:
+    """The outcome that an action asked for by raising."""
     if isinstance(control, ActionFailed):
         return Failed(control.code, control.message, control.guard)
     return RetryLater(control.code, control.message, None if control.after is None else round(control.after * 1e9))

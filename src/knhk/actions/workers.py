@@ -2,9 +2,12 @@
 
 from collections import deque
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, Final
 
 from knhk.actions.transport import Assignment
+
+ANY: Final = "*"
+"""Stands for every queue in what a worker asks for."""
 
 
 class Task:
@@ -33,7 +36,7 @@ class Wanted:
 
     def fits(self, queue: str, action: str) -> bool:
         """Whether it asks for such a task."""
-        return queue in self.queues and (not self.actions or action in self.actions)
+        return (queue in self.queues or ANY in self.queues) and (not self.actions or action in self.actions)
 
 
 class TaskQueues:

@@ -25,6 +25,7 @@ from knhk.cli import (
     server,
     signals,
     support,
+    testing,
     time_machine,
     top,
     trace,
@@ -77,6 +78,7 @@ app.command("serve")(server.serve)
 app.command("run")(run.run)
 app.command("worker")(worker.worker)
 app.command("init")(server.init)
+workflow.app.command("test")(testing.run_cases)
 app.add_typer(workflow.app)
 app.add_typer(definition.app)
 app.add_typer(signals.app)

@@ -406,7 +406,7 @@ class Engine:
 
     async def _watch_disk(self) -> None:
         """Stop admission before the disk is full, so that what is under way can still be committed."""
-        while True:
+        while self.settings.min_free_bytes:  # without a limit there is nothing to watch for
             free = self._storage.free_bytes()
             least = self.settings.min_free_bytes
             if free < least:
