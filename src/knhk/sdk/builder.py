@@ -15,10 +15,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Self
 
+import msgspec
 import yaml
 
-from knhk.domain.descriptor import SHAPE
-from knhk.domain.descriptor_shape import Object
+from knhk.domain.descriptor import SpecPart, StepPart
 from knhk.domain.document import read
 from knhk.domain.errors import InvalidDescriptor
 
@@ -305,9 +305,7 @@ _STEP: Final = re.compile(r"""(?<![\w.])steps(?:\.([A-Za-z_]\w*)|\[\s*["']([^"']
 
 def _known(keys: Mapping[str, Any], place: str) -> None:
     """Refuse keys that descriptors do not have: a misspelt one must not be found out on the server."""
-    spec = SHAPE.fields["spec"].shape
-    assert isinstance(spec, Object)
-    shape: Any = spec if place == "spec" else spec.fields["steps"].shape.item  # type: ignore[union-attr]
-    unknown = sorted(set(keys) - set(shape.fields))
+    known = [field.encode_name for field in msgspec.structs.fields(SpecPart if place == "spec" else StepPart)]
+    unknown = sorted(set(keys) - set(known))
     if unknown:
-        raise TypeError(f"a {place} has no {unknown[0]!r}; it has {', '.join(shape.fields)}")
+        raise TypeError(f"a {place} has no {unknown[0]!r}; it has {', '.join(known)}")
