@@ -63,7 +63,6 @@ def test_the_server_says_which_sections_of_the_file_have_no_effect(server: Guide
         "learning",
         "platform.enable_cost_tracking",
         "cost_tracking",
-        "monitoring",
         "auth",
         "audit",
     } <= named
@@ -99,7 +98,7 @@ def test_every_variable_of_the_guide_is_taken(fresh: GuideServer, tmp_path: Path
     for name in VARIABLES:
         assert f"env:{name}" in text, name
     said = " ".join(line["event"] for line in lines(fresh) if line["level"] == "warning")
-    for section in ("cluster", "tls", "auth", "scaling", "monitoring"):
+    for section in ("cluster", "tls", "auth", "scaling"):
         assert section in said
     assert fresh.stop() == 0
     assert any(data.iterdir())

@@ -9,6 +9,7 @@ left exactly as it was found when a check fails.
 """
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -17,12 +18,14 @@ from knhk.domain.receipt import SignedBlock
 from knhk.persistence import head_witness
 from knhk.persistence.block_rows import decode_signed_block
 from knhk.persistence.fencing import Tip
-from knhk.persistence.format_version import check_format
+from knhk.persistence.format_version import check_format, stored_format
 from knhk.persistence.rocksdb_database import Counters, Database, log_bytes, stored_families
 from knhk.persistence.rocksdb_errors import translated
 from knhk.persistence.rocksdb_keys import (
     BLOCK,
+    FAMILIES,
     FIRST_FAMILIES,
+    FORMAT_VERSION,
     MAX_NUMBER,
     PARTITION,
     block_key,
@@ -141,13 +144,24 @@ def _checked(
     if noted is None:
         raise head_witness.missing(path)
     reach = log_bytes(path) // LEAST_COMMIT_BYTES + 2
+    families = stored_families(path)
+    _require(FIRST_FAMILIES, families, path)
     database = Database(path, options, counters, create=False, read_only=read_only)
     try:
+        if stored_format(database) == FORMAT_VERSION:
+            _require(FAMILIES, families, path)
         check_format(database, path, writable=not read_only, empty=not noted and not partitions(database))
         return database, _checked_heads(database, path, noted, reach)
     except BaseException:
         database.close()
         raise
+
+
+def _require(names: Iterable[str], stored: set[str], path: Path) -> None:
+    """Column families that are not there would be taken for empty ones. Raises JournalCorrupt."""
+    lost = sorted(set(names) - stored)
+    if lost:
+        raise JournalCorrupt(f"{path} has lost {', '.join(lost)}: RocksDB's MANIFEST is damaged")
 
 
 def _checked_heads(database: Database, path: Path, noted: dict[int, Tip], reach: int) -> dict[int, Tip]:

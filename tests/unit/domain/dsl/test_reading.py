@@ -132,19 +132,12 @@ def test_standard_errors_are_the_same_under_every_prefix() -> None:
     assert fits(error, {})
 
 
-_JSON = some.recursive(
-    some.none() | some.booleans() | some.integers() | some.text(max_size=8),
-    lambda inner: (
-        some.lists(inner, max_size=3)
-        | some.dictionaries(
-            some.sampled_from(
-                ["do", "set", "for", "in", "try", "catch", "call", "with", "run", "fork", "branches", "switch", "a"]
-            ),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=20,
+_KEYS = some.sampled_from(
+    ["do", "set", "for", "in", "try", "catch", "call", "with", "run", "fork", "branches", "switch", "listen", "to", "a"]
+)
+_LEAVES = some.none() | some.booleans() | some.integers() | some.text(max_size=8)
+_JSON: some.SearchStrategy[Any] = some.deferred(
+    lambda: _LEAVES | some.lists(_JSON, max_size=3) | some.dictionaries(_KEYS, _JSON, max_size=4)
 )
 
 
