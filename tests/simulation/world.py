@@ -250,7 +250,7 @@ class World:
             problems.append(f"{name}: completed with {len(completed)} of {len(run.steps)} steps")
         self._check_attempts(name, events)
         assert run.submitted is not None
-        if run.submitted.parent and not run.settled:
+        if run.submitted.child_of.workflow_id and not run.settled:
             problems.append(f"{name}: its parent was never told")
         key = run.submitted.idempotency_key
         if key and keys.setdefault(key, workflow_id) != workflow_id:
