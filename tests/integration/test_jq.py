@@ -103,3 +103,19 @@ async def test_one_who_is_cancelled_leaves_no_answer_to_the_next(jq: JqPool) -> 
         task.cancel()
     await asyncio.gather(*slow, return_exceptions=True)
     assert [await jq.evaluate(".", number) for number in range(5)] == list(range(5))
+
+
+def test_a_pool_that_was_closed_is_used_again_in_another_loop_and_keeps_its_process() -> None:
+    pool = JqPool(processes=1)
+
+    async def twice() -> set[int]:
+        processes = set()
+        for number in range(3):
+            assert await pool.evaluate(". + 1", number) == number + 1
+            processes |= {process.pid for process in pool._idle}
+        await pool.close()
+        assert not pool._idle
+        return processes
+
+    first, second = asyncio.run(twice()), asyncio.run(twice())
+    assert (len(first), len(second)) == (1, 1)

@@ -86,9 +86,7 @@ class Composites:
             attempt.started_at_ns = self._clock.now_ns()
             attempt.round = Round(live.values[number].memo, _results(live, frame))
             self._perform(attempt)
-        elif frame.winner >= 0:
-            self._follow(live, attempt, self._answer(live, attempt, frame))
-        elif frame.first_failed >= 0:
+        elif frame.winner < 0 and frame.first_failed >= 0:
             failure = live.run.failures[frame.first_position + frame.first_failed]
             where = failure.step or frame.path(frame.first_failed)
             self._recorder.fail(live, attempt, msgspec.structs.replace(failure, step=where), again=True)

@@ -76,6 +76,18 @@ def test_with_shapes_and_without_the_plans_are_the_same(descriptors: list[tuple[
         ([{"action": "validate", "params": {"data": 1}}], [{"action": "validate"}]),
         ([{"action": "wait", "params": {"duration": "1s"}}], [{"action": "wait", "params": {"duratoin": "1s"}}]),
         ([{"action": "process", "params": {"x": "${{ inputs.a }}"}}], [{"action": "process", "params": {"x": "a"}}]),
+        (
+            [{"action": "process", "foreach": {"in": [1, 2]}, "params": {"x": 1}}],
+            [{"action": "process", "foreach": {"in": [1, 2]}, "params": {"x": 2}}],
+        ),
+        (
+            [{"steps": [{"name": "in", "action": "process", "params": {"x": 1}}]}],
+            [{"steps": [{"name": "in", "action": "process", "params": {"x": 2}}]}],
+        ),
+        (
+            [{"action": "process", "params": {"x": 1}, "compensate": {"action": "process", "params": {"x": 1}}}],
+            [{"action": "process", "params": {"x": 1}, "compensate": {"action": "process", "params": {"x": 2}}}],
+        ),
     ],
 )
 def test_params_that_come_and_go(first: list[Any], second: list[Any]) -> None:

@@ -33,10 +33,9 @@ class JqPool:
         timeout_s: float = _DEFAULT_TIMEOUT_S,
         memory_bytes: int = _DEFAULT_MEMORY_BYTES,
     ) -> None:
+        self._processes, self._timeout_s, self._memory_bytes = processes, timeout_s, memory_bytes
         self._free = asyncio.Semaphore(processes)
-        self._timeout_s, self._memory_bytes = timeout_s, memory_bytes
         self._idle: deque[asyncio.subprocess.Process] = deque()
-        self._closed = False
 
     async def fill(self, template: Any, given: Any, variables: Mapping[str, Any] = _NOTHING) -> Any:
         """A JSON-like template with each text `${ program }` in it replaced by the program's value.
@@ -51,15 +50,17 @@ class JqPool:
         return await self._ask(source, given, variables, bare=True)
 
     async def close(self) -> None:
-        """End the processes."""
-        self._closed = True
-        while self._idle:
-            await _end(self._idle.popleft())
+        """End the processes. The pool can be used again, in another event loop too."""
+        idle, self._idle = self._idle, deque()
+        self._free = asyncio.Semaphore(self._processes)
+        for process in idle:
+            await _end(process)
 
     async def _ask(self, template: Any, given: Any, variables: Mapping[str, Any], *, bare: bool) -> Any:
         frame = msgspec.msgpack.encode((template, given, variables, bare))
+        idle = self._idle
         async with self._free:
-            process = self._idle.popleft() if self._idle else await self._start()
+            process = idle.popleft() if idle else await self._start()
             done = False
             try:
                 async with asyncio.timeout(self._timeout_s):
@@ -75,8 +76,8 @@ class JqPool:
                     f"{_shown(template)}: its process ended; it may have needed more than {most}"
                 ) from None
             finally:
-                if done and not self._closed:
-                    self._idle.append(process)
+                if done and idle is self._idle:  # else the pool was closed meanwhile
+                    idle.append(process)
                 else:
                     await _end(process)
         good, value = msgspec.msgpack.decode(raw)
