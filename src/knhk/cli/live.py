@@ -23,6 +23,8 @@ _STEP_STATES: Final = {
     "step.opened": "running",
     "step.entered": "running",
     "step.caught": "running",
+    "step.unwinding": "running",
+    "step.compensated": "compensated",
     "timer.set": "waiting",
     "step.waiting": "waiting",
 }

@@ -80,7 +80,7 @@ def print_workflow(shown: dict[str, Any]) -> None:
         (name, _field(shown[name], name)) for name in _FIELDS if shown.get(name) is not False and name in shown
     )
     print_fields(("waiting on", waiting_text(one)) for one in (shown.get("waiting_on") or [])[:_MOST_WAITING])
-    steps = shown.get("steps") or []
+    steps = [*(shown.get("steps") or []), *(shown.get("inside") or [])]
     if steps:
         columns = ["name", "action", "state", "attempts", "guarantee"]
         if any("failure" in step for step in steps):

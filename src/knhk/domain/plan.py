@@ -275,6 +275,9 @@ class Plan(msgspec.Struct, frozen=True):
     def step_at(self, path: str) -> Step | None:
         """The step with a path, None if there is none. Of cases with steps of one name it is the first."""
         blocks: tuple[Block, ...] = (self.root,)
+        at_the_end, _, rest = path.partition("/")
+        if (handler := {":on_failure": self.on_failure, ":finally": self.finally_}.get(at_the_end)) is not None:
+            blocks, path = (handler,), rest
         step: Step | None = None
         for part in path.split("/"):
             name, _, role = part.partition(":")
@@ -284,7 +287,11 @@ class Plan(msgspec.Struct, frozen=True):
                 step = step.body.block.steps[0] if isinstance(step.body, Foreach | Loop) else None
             if step is None:
                 return None
-            blocks = (step.catch.block,) if role and step.catch is not None else blocks_in(step)
+            if role == "compensate" and step.compensate is not None:
+                step = step.compensate
+                blocks = blocks_in(step)
+            else:
+                blocks = (step.catch.block,) if role and step.catch is not None else blocks_in(step)
         return step
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from knhk.domain import event as ev
 from knhk.domain.event import Failure
-from knhk.domain.frame import FIRST_INSIDE, Frame, InnerFrame, Role, StepState, frame_number, index_in_frame, is_halted
+from knhk.domain.frame import Frame, InnerFrame, Role, StepState, frame_number, index_in_frame, is_halted
 from knhk.domain.lease import Lease
 from knhk.domain.plan import Block, Plan
 from knhk.domain.waits import Waits
@@ -208,9 +208,7 @@ class Run(Frame):
         return not number or (self.inner is not None and number in self.inner.frames)
 
     def may_begin(self, position: int) -> bool:
-        """Whether an attempt may begin, although something may have happened since that was decided."""
-        if position < FIRST_INSIDE:
-            return self.first_failed < 0
+        """Whether an attempt inside may begin, although something may have happened since that was decided."""
         return self.is_open(position) and not is_halted(self.at(position)[0])
 
     def open(self, block: Block, frame: Frame, index: int, role: Role, count: int, *, under: str = "") -> InnerFrame:

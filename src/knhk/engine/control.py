@@ -31,7 +31,7 @@ from knhk.domain.receipt import Sealed
 from knhk.domain.run import RETRYABLE, Run, RunState, begun_at_most_once, steps_to_retry
 from knhk.domain.summary import Summary
 from knhk.domain.unwinding import instead_of
-from knhk.engine import views, waiting
+from knhk.engine import inside, views, waiting
 from knhk.engine.admission import Admission
 from knhk.engine.arrivals import Arrivals
 from knhk.engine.committer import Batch, Committer
@@ -128,6 +128,8 @@ class Control:
         for index, step in enumerate(shown["steps"]):
             if step["state"] == "completed":
                 step["output"] = await self._loader.output(run, index)
+        if run.inner is not None:
+            shown["inside"] = await inside.of_receipts(run, await self._journal.receipts(workflow_id), self._loader)
         shown["outputs"] = await self._results(run, shown)
         return shown
 

@@ -131,6 +131,10 @@ class Loader:
         seq = run.output_seqs[index]
         return _decode(await self._payload(run, seq, OUTPUT), run, seq)
 
+    async def output_at(self, run: Run, seq: int) -> Any:
+        """What a step gave, by the receipt of its completion."""
+        return _decode(await self._payload(run, seq, OUTPUT), run, seq)
+
     async def _payload(self, run: Run, seq: int, slot: int) -> bytes:
         raw = await self._journal.payload(run.workflow_id, seq, slot)
         if raw is None:

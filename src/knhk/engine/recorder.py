@@ -12,7 +12,7 @@ from knhk.domain.covenants import violated
 from knhk.domain.errors import InvalidInput, KnhkError
 from knhk.domain.event import Event, Failure, error_variable, is_final
 from knhk.domain.expressions import Scope
-from knhk.domain.frame import Frame, InnerFrame, Role, is_halted
+from knhk.domain.frame import FIRST_INSIDE, Frame, InnerFrame, Role, is_halted
 from knhk.domain.identifier import to_text
 from knhk.domain.plan import WHOLE, RetryPolicy
 from knhk.domain.receipt import merkle_root
@@ -185,8 +185,8 @@ class Recorder:
         if failure is not None or (run.ending is not None and run.ending.state != RunState.COMPLETED):
             self._committer.add(live, Event(now, self._end(run, failure)))
             return
-        if (first := unwinding.instead_of(run, _COMPLETED)) is not _COMPLETED:
-            self._committer.add(live, Event(now, first))
+        if run.plan.finally_ is not None and run.ending is None:
+            self._committer.add(live, Event(now, unwinding.instead_of(run, _COMPLETED)))
             return
         root = merkle_root(run.output_digests) if run.plan.covenant == "Pi" else b""
         event = Event(now, ev.Completed(results_root=root), output_digest=payload.digest(raw) if raw else b"")
@@ -242,6 +242,14 @@ class Recorder:
             input_digest=given_digest,
             output_digest=digest,
         )
+        if attempt.position < FIRST_INSIDE and step.body is None and step.compensate is None and step.catch is None:
+            # As nearly all steps are: nothing inside, around or undone.
+            if step.keep_output:
+                live.outputs[step.name] = output
+            if not step.dependents and not live.run.plan.outputs:
+                live.results[step.name] = output
+            self._committer.add(live, event, given=given, output=raw)
+            return None
         if step.compensate is not None:
             live.done[live.run.seq] = (given or b"", raw)
         live.keep(attempt.position, step, output)

@@ -15,7 +15,7 @@ from knhk.domain import event as ev
 from knhk.domain.covenants import CHATMAN_MAX_TICKS
 from knhk.domain.errors import InvalidInput
 from knhk.domain.event import Event, Failure
-from knhk.domain.frame import InnerFrame, frame_number
+from knhk.domain.frame import FIRST_INSIDE, InnerFrame, frame_number
 from knhk.domain.limits import NO_LIMITS
 from knhk.domain.plan import Directed
 from knhk.domain.run import (
@@ -165,7 +165,9 @@ class Scheduler:
                 if run.ended:
                     return
                 match command:
-                    case RunStep() if not run.may_begin(command.position):
+                    case RunStep() if run.first_failed >= 0 or (
+                        command.position >= FIRST_INSIDE and not run.may_begin(command.position)
+                    ):
                         pass  # A step before it in this very turn has failed: no other one begins.
                     case RunStep():
                         self._begin(live, command)

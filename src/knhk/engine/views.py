@@ -9,6 +9,7 @@ from knhk.domain.plan import Foreach, Loop, Step, blocks_in
 from knhk.domain.run import Run, StepState
 from knhk.domain.summary import Summary
 from knhk.domain.times import rfc3339
+from knhk.engine import inside
 
 
 def of_summary(row: Summary) -> dict[str, Any]:
@@ -59,6 +60,8 @@ def of_run(run: Run) -> dict[str, Any]:
         "receipts": run.seq,
         "trace_id": trace_context.trace_id(run.workflow_id).hex(),
         "steps": [_step(run, index) for index in range(len(run.steps))],
+        "inside": inside.of_run(run),
+        "ending": run.ending.state if run.ending is not None and not run.ended else None,
     }
 
 

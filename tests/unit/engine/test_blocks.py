@@ -391,6 +391,22 @@ async def test_every_construct_goes_on_after_crashes(house: House, every_s: floa
     assert not house.leaks()
 
 
+async def test_steps_inside_are_shown_while_they_run_and_afterwards(house: House) -> None:
+    accepted = await house.submit(EVERYTHING)
+    await asyncio.sleep(1.5)
+    shown = {one["name"]: one for one in (await house.control.status(accepted.workflow_id))["inside"]}
+    assert shown["each[0]/a"]["state"] == "completed"
+    assert shown["each[0]/b"] == {"name": "each[0]/b", "action": "effect", "state": "running", "attempts": 0}
+    assert shown["broken:catch/fix"]["state"] == "running"
+    await house.ended(accepted.workflow_id)
+    told = (await house.control.inspect(accepted.workflow_id))["inside"]
+    after = {one["name"]: one for one in told}
+    assert (after["each[3]/b"]["state"], after["each[3]/b"]["output"]) == ("completed", 8)
+    assert after["loop[2]"]["action"] == "effect"
+    assert after["pick/x"]["state"] == "completed"
+    assert (await house.control.status(accepted.workflow_id))["inside"] == []
+
+
 async def test_a_cancel_in_the_middle_leaves_nothing(house: House) -> None:
     accepted = await house.submit(EVERYTHING)
     await asyncio.sleep(1.2)
