@@ -128,8 +128,7 @@ class Control:
         for index, step in enumerate(shown["steps"]):
             if step["state"] == "completed":
                 step["output"] = await self._loader.output(run, index)
-        if run.inner is not None:
-            shown["inside"] = await inside.of_receipts(run, await self._journal.receipts(workflow_id), self._loader)
+        shown["inside"] = await inside.of_receipts(run, self._journal, self._loader)
         shown["outputs"] = await self._results(run, shown)
         return shown
 

@@ -7,9 +7,9 @@ from knhk.domain import event as ev
 from knhk.domain.event import Event
 from knhk.domain.frame import InnerFrame
 from knhk.domain.paths import is_inside
-from knhk.domain.receipt import Sealed
 from knhk.domain.run import Run
 from knhk.engine.loader import Loader
+from knhk.ports.journal import Journal
 
 MOST_SHOWN: Final = 1_000
 _STATES: Final[dict[type[ev.Detail], str]] = {
@@ -39,11 +39,13 @@ def of_run(run: Run) -> list[dict[str, Any]]:
     return shown
 
 
-async def of_receipts(run: Run, receipts: Iterable[Sealed], loader: Loader) -> list[dict[str, Any]]:
+async def of_receipts(run: Run, journal: Journal, loader: Loader) -> list[dict[str, Any]]:
     """All steps inside that anything happened to, in the order in which it began; the last MOST_SHOWN."""
+    if run.inner is None:
+        return []  # It never had any.
     seqs: dict[str, int] = {}
     found: dict[str, dict[str, Any]] = {}
-    for sealed in receipts:
+    for sealed in await journal.receipts(run.workflow_id):
         receipt = sealed.receipt()
         event: Event = receipt.event()
         state = _STATES.get(type(event.detail))
