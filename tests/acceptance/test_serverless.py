@@ -113,6 +113,10 @@ do:
         assert shown["state"] == "completed", shown["failure"]
         output = shown["outputs"]
         assert (output["code"], output["stdout"].strip()) == (3, "world")
+        inside = server.status(shown["workflow_id"], verbose=True)["inside"]
+        actions = {one["name"]: one["action"] for one in inside if one["state"] == "completed"}
+        assert actions["do/0/own"] == actions["do/1/script"] == "serverless"
+        assert (actions["do/0/own/call/process"], actions["do/2/command/call/shell"]) == ("process", "shell")
         failed = ended(server, "do: [{bad: {run: {shell: {command: exit 7}}}}]")
         assert failed["state"] == "failed"
         assert failed["failure"]["problem"]["type"].endswith("/errors/runtime")

@@ -282,7 +282,10 @@ class Plan(msgspec.Struct, frozen=True):
         for part in path.split("/"):
             name, _, role = part.partition(":")
             name, repeated, _ = name.partition("[")
-            step = next((block.steps[block.index_of[name]] for block in blocks if name in block.index_of), None)
+            found = next((block.steps[block.index_of[name]] for block in blocks if name in block.index_of), None)
+            if found is None and step is not None and isinstance(step.body, Directed):
+                continue  # It is part of where the step's action put the block.
+            step = found
             if step is not None and repeated:
                 step = step.body.block.steps[0] if isinstance(step.body, Foreach | Loop) else None
             if step is None:

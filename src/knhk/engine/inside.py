@@ -14,6 +14,7 @@ from knhk.ports.journal import Journal
 MOST_SHOWN: Final = 1_000
 _STATES: Final[dict[type[ev.Detail], str]] = {
     ev.StepOpened: "running",
+    ev.StepEntered: "running",
     ev.StepStarted: "running",
     ev.StepCaught: "running",
     ev.StepUnwinding: "running",
