@@ -1,6 +1,7 @@
 """The background duties of a server, in the order in which they start; they stop in the opposite one."""
 
 from knhk.bootstrap import observability
+from knhk.bootstrap.clustered import is_clustered
 from knhk.bootstrap.node import Node
 from knhk.bootstrap.protection import NodeProtection
 from knhk.bootstrap.recovery import NodeRecovery
@@ -9,5 +10,10 @@ from knhk.ports.duty import Duty
 
 
 def duties_of(node: Node, recovery: NodeRecovery, protection: NodeProtection, monitor: Monitor) -> list[Duty]:
-    """Every room that works by itself beside the runs adds its duties here."""
+    """Every room that works by itself beside the runs adds its duties here.
+
+    Those that follow the journal of a data directory are not for a node of a cluster, which has many partitions.
+    """
+    if is_clustered(node.config):
+        return list(observability.duties(node))
     return [*observability.duties(node), *recovery.duties, *protection.duties, monitor]

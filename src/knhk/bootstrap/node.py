@@ -10,10 +10,11 @@ from typing import Any, Final
 import uvloop
 
 from knhk.actions.catalogue import catalogue
-from knhk.bootstrap.stores import open_store
+from knhk.bootstrap.stores import open_store, projections_of
 from knhk.config import Config, Loaded
 from knhk.domain.compile_triggers import SECRETS
 from knhk.domain.errors import InvalidConfiguration
+from knhk.engine.committer import CommitterStatistics
 from knhk.engine.service import Engine, Settings
 from knhk.engine.workers import WorkerLimits
 from knhk.observability.metrics import Metrics
@@ -41,35 +42,55 @@ class Node:
         self.signer = Ed25519Signer.load_or_create(config.persistence.key_path, self.clock.now_ns())
         self.metrics = Metrics()
         self.uptime = Uptime(self.store, self.clock)
+        self.ids = SnowflakeIds(self.clock)
         self.folds: list[Fold] = [self.metrics]
         """What sees every committed event. Duties may add theirs before the start."""
-        self.engine = Engine(
-            settings(config),
+        self.commits = CommitterStatistics()
+        self.rejections: dict[str, int] = {}
+        self.engine = self.engine_of(PARTITION)
+        """The engine of a node that works alone; in a cluster one that is never started, and only reads."""
+        self.engines: dict[int, Engine] = {}
+        """The engines that run, by partition."""
+
+    def engine_of(self, partition: int) -> Engine:
+        """A new engine for a partition, ready to be started once. What is counted is counted for all together."""
+        engine = Engine(
+            settings(self.config, partition),
             self.registry,
             append=self.store,
             journal=self.store,
-            projections=self.store,
+            projections=projections_of(self.store, partition),
             storage=self.store,
             signer=self.signer,
             clock=self.clock,
-            ids=SnowflakeIds(self.clock),
+            ids=self.ids,
             rng=random.Random(),
             folds=self.folds,
         )
+        engine.committer.statistics = self.commits
+        self.rejections.update({name: self.rejections.get(name, 0) for name in engine.admission.rejections})
+        engine.admission.rejections = self.rejections
+        return engine
 
     async def start(self) -> None:
         """Take over the journal and go on with what is in it."""
         if isinstance(self.store, RocksDbStore):
             self.store.settle_erasures()
-        await self._refuse_retired_key()
-        head = await self.store.head(PARTITION)
+        await self.refuse_retired_key()
+        await self.start_engine(PARTITION, self.engine)
+
+    async def start_engine(self, partition: int, engine: Engine) -> None:
+        """Take a partition over and go on with what is in it."""
+        head = await self.store.head(partition)
         if head is not None:
             self.last_used_ns = head.block().at_ns
             # The next millisecond: ids are made of it, and those of this one are given out.
             self.clock.not_before((head.block().at_ns // _MILLISECOND_NS + 1) * _MILLISECOND_NS)
-        await self.engine.start()
+        self.engines[partition] = engine
+        await engine.start()
 
-    async def _refuse_retired_key(self) -> None:
+    async def refuse_retired_key(self) -> None:
+        """Raise InvalidConfiguration if what this node signs would not be valid."""
         own = self.signer.public_key.key_id
         if any(key.key_id == own and key.retired_at_ns for key in await self.store.keys()):
             raise InvalidConfiguration(
@@ -79,11 +100,12 @@ class Node:
 
     async def stop(self) -> None:
         """Stop at once and close the store."""
-        await self.engine.stop()
+        for engine in list(self.engines.values()):
+            await engine.stop()
         await self.store.close()
 
 
-def settings(config: Config) -> Settings:
+def settings(config: Config, partition: int = PARTITION) -> Settings:
     """The engine's limits from the configuration."""
     platform, persistence = config.platform, config.persistence
     return Settings(
@@ -103,7 +125,8 @@ def settings(config: Config) -> Settings:
             max_lease_ns=config.workers.max_lease_ns,
             max_deliveries=config.workers.max_deliveries,
         ),
-        partition=PARTITION,
+        partition=partition,
+        leading=partition == PARTITION,
         webhook_secrets={name: value for name, value in os.environ.items() if SECRETS.fullmatch(name)},
         sampling_rate=config.observability.sampling_rate if config.observability.endpoint else None,
     )

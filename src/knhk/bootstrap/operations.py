@@ -1,9 +1,9 @@
 """What the operations server may know and do of a node."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
@@ -11,9 +11,13 @@ from knhk import __version__
 from knhk.bootstrap.diagnostics import NodeDiagnostics
 from knhk.bootstrap.node import Node
 from knhk.bootstrap.recovery import NodeRecovery
+from knhk.engine.service import Engine
 from knhk.monitoring.monitor import Monitor
 from knhk.observability.readings import OK, Readings
 from knhk.ports.duty import Duty
+
+if TYPE_CHECKING:
+    from knhk.bootstrap.cluster import Cluster
 
 _DRIFT_S: Final = 5.0
 
@@ -29,7 +33,9 @@ class NodeOperations:
         stopping: asyncio.Event,
         diagnostics: NodeDiagnostics,
         monitor: Monitor,
+        cluster: "Cluster | None" = None,
     ) -> None:
+        self.cluster = cluster
         self._node, self._recovery, self._stopping = node, recovery, stopping
         self._diagnostics, self._duties = diagnostics, (*duties, *diagnostics.duties)
         monitor.checks = self._checks
@@ -49,7 +55,7 @@ class NodeOperations:
     @property
     def halted(self) -> str | None:
         halted = self._node.engine.halted
-        if halted is not None and halted.done():
+        if halted is not None and halted.done() and self.cluster is None:
             return halted.result().message
         return self._diagnostics.hopeless
 
@@ -66,8 +72,10 @@ class NodeOperations:
             return False, "shutting down"
         if (stuck := self._diagnostics.stuck) is not None:
             return False, stuck
-        trouble = self._node.engine.trouble
-        return (True, "") if trouble is None else (False, trouble.message)
+        trouble = next((one.trouble for one in self._node.engines.values() if one.trouble is not None), None)
+        if trouble is not None:
+            return False, trouble.message
+        return (True, "") if self.cluster is None else self.cluster.ready()
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         return self._node.metrics.exposition(accept)
@@ -92,26 +100,36 @@ class NodeOperations:
     def _checks(self) -> dict[str, str]:
         drift_s = self._node.clock.drift_s
         jumped = f"the machine's clock has moved by {drift_s:+.1f} s since the start"
-        checks = {**self._node.engine.health(), "observability": OK if abs(drift_s) < _DRIFT_S else jumped}
+        checks = {**self._persistence(), "observability": OK if abs(drift_s) < _DRIFT_S else jumped}
         for duty in self._duties:
             found, known = duty.health(), checks.get(duty.room, OK)
             checks[duty.room] = found if known == OK else known if found == OK else f"{known}; {found}"
         return checks
 
+    def _persistence(self) -> dict[str, str]:
+        """What the engines say: of the first that has something to say."""
+        found = [engine.health() for engine in self._node.engines.values()]
+        checks = next((one for one in found if one["persistence"] != OK), self._node.engine.health())
+        return checks if self.cluster is None else {**checks, "cluster": self.cluster.health()}
+
     def _readings(self) -> Readings:
-        engine, store = self._node.engine, self._node.store
+        node, store = self._node, self._node.store
+
+        def total(figure: Callable[[Engine], int]) -> Callable[[], int]:
+            return lambda: sum(figure(engine) for engine in node.engines.values())
+
         return Readings(
             version=__version__,
-            active=lambda: len(engine.scheduler.active),
-            pending=lambda: len(engine.scheduler.pending),
-            commits=lambda: engine.committer.statistics,
-            rejections=lambda: engine.admission.rejections,
+            active=total(lambda engine: len(engine.scheduler.active)),
+            pending=total(lambda engine: len(engine.scheduler.pending)),
+            commits=lambda: node.commits,
+            rejections=lambda: node.rejections,
             store=store.statistics,
             store_histograms=store.histograms,
-            projection_lag=lambda: max(0, engine.committer.height - engine.projector.cursor),
+            projection_lag=total(lambda engine: max(0, engine.committer.height - engine.projector.cursor)),
             uptime_percentage=self._node.uptime.percentage,
-            steps_running=lambda: engine.executor.running,
-            steps_waiting=lambda: engine.executor.waiting,
+            steps_running=total(lambda engine: engine.executor.running),
+            steps_waiting=total(lambda engine: engine.executor.waiting),
             free_bytes=store.free_bytes,
             checks=self._checks,
             recovery=self._recovery.figures,

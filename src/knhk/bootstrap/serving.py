@@ -7,9 +7,10 @@ import signal
 import socket
 import sys
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from knhk import __version__
+from knhk.bootstrap.clustered import complaint, is_clustered, own_url
 from knhk.bootstrap.diagnostics import NodeDiagnostics
 from knhk.bootstrap.duties import duties_of
 from knhk.bootstrap.monitoring import monitor_of
@@ -22,6 +23,9 @@ from knhk.engine.executor import THREAD_NAME
 from knhk.observability.logs import configure, flush, get
 from knhk.persistence.postgres_options import public_name
 from knhk.platform.serving import Serving, listen
+
+if TYPE_CHECKING:
+    from knhk.bootstrap.cluster import Cluster
 
 _SWITCH_INTERVAL_S: Final = 0.0005
 _YOUNG_OBJECTS: Final = 50_000
@@ -39,15 +43,8 @@ def serve(loaded: Loaded) -> int:
 
 
 async def _serve(loaded: Loaded) -> int:
-    from knhk.api.actions import action_handlers
-    from knhk.api.app import create_app
-    from knhk.api.fast_path import protocol_for
-    from knhk.api.protection import protection_handlers
-    from knhk.api.submit import SubmitRoute
-    from knhk.api.workers import worker_handlers
-
     config, log = loaded.config, get("knhk.serve")
-    for sentence in (*loaded.warnings, *absent_sections(loaded)):
+    for sentence in (*loaded.warnings, *absent_sections(loaded), *filter(None, [complaint(config)])):
         log.warning(sentence)
     metrics = config.observability
     api_socket = listen(config.api.host, config.api.port, "api.port")
@@ -61,21 +58,14 @@ async def _serve(loaded: Loaded) -> int:
     monitor = monitor_of(node)
     duties = duties_of(node, recovery, protection, monitor)
     diagnostics = NodeDiagnostics(loaded, node)
-    operations = NodeOperations(node, duties, recovery, stopping, diagnostics, monitor)
+    cluster = _cluster_of(node, api_socket)
+    operations = NodeOperations(node, duties, recovery, stopping, diagnostics, monitor, cluster)
     operations_server = diagnostics.server(operations, monitor, operations_socket)
-    route = SubmitRoute(node.engine.control, config.api.max_body_bytes)
-    workers = config.workers
-    further = [
-        *action_handlers(node.registry),
-        *worker_handlers(node.engine.workers, max_wait_ns=workers.max_wait_ns, max_batch=workers.max_batch),
-        *protection_handlers(node.engine.control, protection.services),
-    ]
-    application = create_app(node.engine.control, route, version=__version__, further=further)
-    api_server = Serving(application, api_socket, protocol_for(route))
+    api_server = _api_of(node, cluster, protection, api_socket)
     try:
         await diagnostics.start(_address(api_socket), _address(operations_socket))
         await operations_server.start()
-        await node.start()
+        await (node.start() if cluster is None else cluster.start())
         await node.uptime.start()
         for duty in duties:
             await duty.start()
@@ -89,20 +79,63 @@ async def _serve(loaded: Loaded) -> int:
             data=public_name(config.persistence.url) or str(config.persistence.path),
             version=__version__,
         )
-        return await _until_stopped(node, config, stopping)
+        return await _until_stopped(node, cluster, config, stopping)
     finally:
         node.engine.workers.close()
         await api_server.stop()
         for duty in reversed(duties):
             await duty.stop()
         await node.uptime.stop()
+        if cluster is not None:
+            await cluster.stop()
         await node.stop()
         await operations_server.stop()
         log.info("stopped")
         await diagnostics.stop()
 
 
-async def _until_stopped(node: Node, config: Config, stopping: asyncio.Event) -> int:
+def _api_of(node: Node, cluster: "Cluster | None", protection: NodeProtection, api_socket: socket.socket) -> Serving:
+    """The API's server. In a cluster each request finds its way to the node that owns what it is about."""
+    from knhk.api.actions import action_handlers
+    from knhk.api.app import create_app
+    from knhk.api.cluster import cluster_handlers
+    from knhk.api.fast_path import protocol_for
+    from knhk.api.protection import protection_handlers
+    from knhk.api.routing import RoutedSubmit, Routing, routed
+    from knhk.api.submit import SubmitRoute
+    from knhk.api.workers import worker_handlers
+
+    workers, most_bytes = node.config.workers, node.config.api.max_body_bytes
+    control, route = node.engine.control, SubmitRoute(node.engine.control, most_bytes)
+    if cluster is not None:
+        control, route = routed(cluster), RoutedSubmit(cluster.router, most_bytes)
+    further = [
+        *action_handlers(node.registry),
+        *worker_handlers(node.engine.workers, max_wait_ns=workers.max_wait_ns, max_batch=workers.max_batch),
+        *protection_handlers(control, protection.services),
+        *(cluster_handlers(cluster) if cluster is not None else ()),
+    ]
+    application: Any = create_app(control, route, version=__version__, further=further)
+    if cluster is not None:
+        application = Routing(application, cluster.router, most_bytes)
+    return Serving(application, api_socket, protocol_for(route))
+
+
+def _cluster_of(node: Node, api_socket: socket.socket) -> "Cluster | None":
+    if not is_clustered(node.config):
+        return None
+    from knhk.bootstrap.cluster import Cluster
+
+    return Cluster(node, own_url(node.config, api_socket.getsockname()[1]))
+
+
+async def _until_stopped(node: Node, cluster: "Cluster | None", config: Config, stopping: asyncio.Event) -> int:
+    grace_s = config.platform.shutdown_grace_ns / 1e9
+    if cluster is not None:
+        await stopping.wait()
+        get("knhk.serve").info("leaving", grace_s=grace_s)
+        await cluster.leave(grace_s)
+        return 0
     halted = node.engine.halted
     assert halted is not None
     halted.add_done_callback(lambda _halted: stopping.set())
@@ -112,7 +145,6 @@ async def _until_stopped(node: Node, config: Config, stopping: asyncio.Event) ->
         error = halted.result()
         log.error("halted", code=error.code, reason=error.message, hint=error.advice)
         return 1
-    grace_s = config.platform.shutdown_grace_ns / 1e9
     log.info("draining", grace_s=grace_s)
     if not await node.engine.drain(grace_s):
         log.warning("work is left; it goes on from its receipts at the next start")

@@ -13,6 +13,7 @@ from knhk.persistence.rocksdb import RocksDbStore
 from knhk.persistence.rocksdb_options import StoreOptions
 from knhk.platform.clock import SystemClock
 from knhk.ports.keys import KeyWrapper
+from knhk.ports.storage import Projections
 from knhk.recovery.adopt import settle
 from knhk.security.key_ring import FILE_NAME, KeyRing, Wrapping
 from knhk.security.key_wrapping import wrapper_of
@@ -61,6 +62,11 @@ def postgres_store(persistence: Persistence, *, read_only: bool = False) -> "Pos
         timeout_s=persistence.postgres.timeout_ns / 1e9,
     )
     return PostgresStore(options, persistence.compression, read_only=read_only)
+
+
+def projections_of(store: "RocksDbStore | PostgresStore", partition: int) -> Projections:
+    """The projections of one partition: in PostgreSQL only its owner may write them."""
+    return store if isinstance(store, RocksDbStore) else store.projections_of(partition)
 
 
 def _embedded_store(config: Config, *, read_only: bool) -> RocksDbStore:

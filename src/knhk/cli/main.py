@@ -10,6 +10,7 @@ from knhk.cli import (
     alerts,
     archive,
     backup,
+    cluster,
     debug,
     definition,
     diagnostics,
@@ -81,6 +82,7 @@ app.command("init")(server.init)
 workflow.app.command("test")(testing.run_cases)
 app.add_typer(workflow.app)
 app.add_typer(definition.app)
+app.add_typer(cluster.app)
 app.add_typer(signals.app)
 assert time_machine  # it adds its commands to those of `workflow`
 app.add_typer(receipts.app)

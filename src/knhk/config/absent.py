@@ -24,7 +24,6 @@ ABSENT: Final = (
     Absent(("auth",), "callers are not authenticated, so let only trusted ones reach the ports"),
     Absent(("audit",), "no audit log is written"),
     Absent(("tls",), "connections are plain HTTP, so put a proxy in front that encrypts them"),
-    Absent(("cluster",), "this node works alone and must have a data directory of its own"),
 )
 
 

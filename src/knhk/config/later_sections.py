@@ -73,9 +73,3 @@ class Tls(Section):
     enabled: bool = Field(default=False, description="Serve HTTPS instead of HTTP.")
     cert: Location | None = Field(default=None, description="File of the certificate, PEM.")
     key: Location | None = Field(default=None, description="File of the certificate's private key, PEM.")
-
-
-class Cluster(Section):
-    """Several nodes as one."""
-
-    mode: bool = Field(default=False, description="Run as one node of a cluster.")

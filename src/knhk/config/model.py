@@ -6,8 +6,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from knhk.config.actions_section import Actions
+from knhk.config.cluster_section import Cluster
 from knhk.config.diagnostics_section import Diagnostics
-from knhk.config.later_sections import Audit, Auth, Cluster, CostTracking, Learning, Scaling, Tls
+from knhk.config.later_sections import Audit, Auth, CostTracking, Learning, Scaling, Tls
 from knhk.config.monitoring_section import Monitoring
 from knhk.config.recovery_section import Recovery
 from knhk.config.sections import Api, Observability, Persistence, Platform

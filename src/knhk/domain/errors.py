@@ -11,7 +11,7 @@
     │   ├── IdempotencyConflict, IllegalTransition, Fenced, DataDirectoryInUse, DefinitionConflict, LeaseLost
     ├── Unavailable     a part is down; retry later (retryable)                         HTTP 503, exit 6
     │   ├── StorageUnavailable, DiskFull, ShuttingDown, ServerUnreachable, BackupUnavailable,
-    │       Unsupported and EncryptionKeyUnavailable (not retryable)
+    │       CoordinationUnavailable, PartitionMoving, Unsupported and EncryptionKeyUnavailable (not retryable)
     └── Corrupt         stored data is not what was written; halt, never retry          HTTP 500, exit 7
         ├── ReceiptCorrupt, JournalCorrupt, BackupCorrupt, KeyRingCorrupt
 
@@ -220,6 +220,16 @@ class EncryptionKeyUnavailable(Unavailable):
 class BackupUnavailable(Unavailable):
     code, title = "KNHK-5006", "Backups cannot be reached"
     hint = "Check the address, the credentials (AWS_ACCESS_KEY_ID and so on) and the network, then try again."
+
+
+class CoordinationUnavailable(Unavailable):
+    code, title = "KNHK-5020", "etcd does not answer"
+    hint = "What runs goes on until the leases end, and nothing is lost then. Look at etcd's members and the network."
+
+
+class PartitionMoving(Unavailable):
+    code, title = "KNHK-5021", "The partition is moving"
+    hint = "Send the request again in a moment: another node of the cluster is about to own the workflow."
 
 
 class Corrupt(KnhkError):

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from knhk.domain.errors import KnhkError, StorageUnavailable, Unavailable
+from knhk.domain.errors import KnhkError, ShuttingDown, StorageUnavailable, Unavailable
 from knhk.domain.event import Event
 from knhk.domain.histogram import SHORT_S, Histogram
 from knhk.domain.receipt import (
@@ -173,7 +173,7 @@ class Committer:
             self._task.cancel()
         self._wake()
         await asyncio.gather(self._task, return_exceptions=True)
-        _fail(self._open, self.fault or StorageUnavailable("the engine has stopped"))
+        _fail(self._open, self.fault or ShuttingDown("the engine has stopped; nothing was written"))
 
     def add(self, live: LiveRun, event: Event, *, given: bytes | None = None, output: bytes | None = None) -> None:
         """Seal an event at the end of its run's chain, apply it, and let the open batch carry it.

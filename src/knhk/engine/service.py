@@ -65,6 +65,8 @@ class Settings(msgspec.Struct, frozen=True):
     workers: WorkerLimits = WorkerLimits()
     partition: int = 0
     sampling_rate: float | None = None
+    leading: bool = True
+    """Whether this engine starts what triggers start and hands events out: one of several does."""
     webhook_secrets: Mapping[str, str] = {}
 
 
@@ -288,8 +290,9 @@ class Engine:
         self.arrivals.open()
         self.scheduler.fill_slots()
         self.sleepers.start()
-        self.triggers.start()
-        self.signals.start()
+        if self.settings.leading:
+            self.triggers.start()
+            self.signals.start()
         self._tasks = [
             asyncio.create_task(self._load_limits(), name="limits"),
             asyncio.create_task(self._watch_disk(), name="disk-watch"),

@@ -63,5 +63,7 @@ def status_of(checks: Mapping[str, str], halted: str | None) -> str:
 
 
 def all_rooms(checks: Mapping[str, str]) -> dict[str, str]:
-    """The checks in the order of the operator's guide, every room named."""
-    return {room: checks.get(room, ABSENT) for room in ROOMS}
+    """The checks in the order of the guide, every room named; then those of rooms that not every node has."""
+    return {room: checks.get(room, ABSENT) for room in ROOMS} | {
+        room: text for room, text in checks.items() if room not in ROOMS
+    }

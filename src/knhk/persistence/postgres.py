@@ -26,6 +26,7 @@ from knhk.persistence.postgres_checkpoint import write_checkpoint
 from knhk.persistence.postgres_commit import ADD_PAYLOADS, Appending, appending
 from knhk.persistence.postgres_connections import Connections
 from knhk.persistence.postgres_options import PostgresOptions
+from knhk.persistence.postgres_projections import PartitionProjections
 from knhk.persistence.postgres_scan import PostgresScanner
 from knhk.persistence.rocksdb_keys import run_key
 from knhk.ports.append import Commit, Ownership
@@ -37,8 +38,10 @@ ELSEWHERE_BYTES: Final = 1 << 62
 
 _IN_CLEAR: Final = Cipher()
 _LAST_SEQ: Final = (1 << 31) - 1
+# FOR UPDATE, which an update of other columns than the key would not take: it also waits for projections under way.
 _ACQUIRE: Final = """
-INSERT INTO partitions AS present (partition, epoch, height, block_hash) VALUES ($1, 1, -1, $2)
+WITH present AS (SELECT count(*) FROM (SELECT FROM partitions WHERE partition = $1 FOR UPDATE) AS locked)
+INSERT INTO partitions AS present (partition, epoch, height, block_hash) SELECT $1, 1, -1, $2 FROM present
 ON CONFLICT (partition) DO UPDATE SET epoch = present.epoch + 1
 RETURNING epoch, height, block_hash
 """
@@ -76,6 +79,7 @@ class PostgresStore:
         self._counters = Counters()
         self._commit_seconds = Histogram(SHORT_S)
         self._acknowledged: dict[int, Tip] = {}
+        self._epochs: dict[int, int] = {}
 
     async def open(self) -> None:
         """Connect, and make or check the tables, now instead of at the first use."""
@@ -87,7 +91,7 @@ class PostgresStore:
         found = await self._connections.write("taking over a partition", _ACQUIRE, partition, NO_HASH)
         assert found is not None
         tip = Tip(found["height"], found["block_hash"])
-        self._acknowledged[partition] = tip
+        self._acknowledged[partition], self._epochs[partition] = tip, found["epoch"]
         return Ownership(partition, found["epoch"], await self._block_of(partition, tip))
 
     async def register_key(self, key: PublicKey) -> None:
@@ -161,6 +165,11 @@ class PostgresStore:
                     hint="This looks like a failover to a standby that was behind: use synchronous replication.",
                 )
         self._counters.reopens_total += 1
+
+    def release(self, partition: int) -> None:
+        """Forget a partition that this process owns no more."""
+        self._acknowledged.pop(partition, None)
+        self._epochs.pop(partition, None)
 
     def settle_erasures(self) -> None:
         """Nothing is encrypted here, so that no key is left to be destroyed."""
@@ -281,6 +290,14 @@ class PostgresStore:
         """
         found = await self._connections.read("reading projections", query, fold, prefix, _after(prefix), before, limit)
         return [(key, _IN_CLEAR.open("runs", key, value)) for key, value in found]
+
+    def projections_of(self, partition: int) -> "PartitionProjections":
+        """The same rows, written for one partition of several: with a cursor of its own, and only by its owner."""
+        return PartitionProjections(self, self._connections, partition)
+
+    def epoch_of(self, partition: int) -> int:
+        """The epoch in which this process acquired a partition; 0 if it did not."""
+        return self._epochs.get(partition, 0)
 
     # -- Storage
 

@@ -185,5 +185,4 @@ def test_what_the_guide_asks_for_in_vain_is_said(tmp_path: Path) -> None:
         "auth",
         "audit",
         "tls",
-        "cluster",
     }

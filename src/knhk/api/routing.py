@@ -1,0 +1,367 @@
+"""Any node answers any request: here if this node owns the workflow's partition, else by asking the node that does.
+
+    /workflows/wf-…           the partition in the id; reading needs no owner, because the journal is shared
+    POST /workflows           with an Idempotency-Key the partition of the key, else one of this node's
+    what else changes things  partition 0, the leader's: definitions, and runs with limits, which one place counts
+    all other reading         here
+
+A partition that is between two owners is waited for. A request that was sent on is not sent on again.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any, Final, Protocol, cast
+
+import httpx
+
+from knhk.api.submit import PATH, Answer, Headers, SubmitRoute, problem_answer
+from knhk.cluster.assignment import partition_of_key
+from knhk.domain import identifier
+from knhk.domain.errors import Fenced, PartitionMoving, ShuttingDown, Unsupported, WorkflowNotFound
+from knhk.engine.control import Control, Filter
+
+FORWARDED: Final = b"x-knhk-forwarded"
+HOME: Final = 0
+_IN_A_ROW: Final = 64
+_PAUSE_S: Final = 0.05
+_ANSWER_S: Final = 330.0
+_CONNECT_S: Final = 2.0
+_LIMITED: Final = (b"concurrency", b"rate_limit", b"priority")
+_OWN_HEADERS: Final = {
+    b"connection",
+    b"keep-alive",
+    b"transfer-encoding",
+    b"te",
+    b"upgrade",
+    b"host",
+    b"content-length",
+}
+_REFUSALS: Final = (409, 503)
+_HOME_ROUTES: Final = ("/definitions", "/hooks/")
+_NOT_TAKEN: Final = (PartitionMoving.code.encode(), ShuttingDown.code.encode(), Fenced.code.encode())
+"""Codes of answers that say that nothing was done, and another owner may do it."""
+_CONTROL: ContextVar[Control | None] = ContextVar("control", default=None)
+
+
+class Places(Protocol):
+    """Where partitions are."""
+
+    partitions: int
+    wait_s: float
+    """How long a request waits for a partition that is between two owners."""
+
+    @property
+    def reader(self) -> Control:
+        """A control that reads the shared journal and changes nothing."""
+        ...
+
+    def local(self, partition: int) -> Control | None:
+        """The control of a partition that this process owns."""
+        ...
+
+    def open(self) -> Sequence[int]:
+        """The partitions of this process that take new runs."""
+        ...
+
+    def remote(self, partition: int) -> str | None:
+        """The URL of the node that owns a partition, if another one does."""
+        ...
+
+    def somewhere(self) -> str | None:
+        """The URL of any other node, for a new run that no partition of this process can take."""
+        ...
+
+    def listing(self, partition: int) -> Control:
+        """A control that lists the runs of a partition, whoever owns it."""
+        ...
+
+
+class RoutedControl:
+    """Stands for the control of the partition that a request is about. Give it to faces through `routed`."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_CONTROL.get() or self._places.reader, name)
+
+    @property
+    def definitions(self) -> Any:
+        """Those of the same control, found when they are used."""
+        return _Later(self, "definitions")
+
+    async def listing(
+        self, wanted: Filter, *, before: int | None, limit: int
+    ) -> tuple[list[dict[str, Any]], int | None]:
+        """The runs of all partitions, newest first: see Control.listing."""
+        pages = await asyncio.gather(
+            *(
+                self._places.listing(number).listing(wanted, before=before, limit=limit)
+                for number in range(self._places.partitions)
+            )
+        )
+        # Below the highest place at which a partition broke off, its runs are not known yet.
+        floor = max((following for _, following in pages if following is not None), default=None)
+        found = [(identifier.parse(row["workflow_id"]), row) for rows, _ in pages for row in rows]
+        found = sorted((one for one in found if floor is None or one[0] >= floor), key=lambda one: -one[0])
+        if len(found) > limit:
+            return [row for _, row in found[:limit]], found[limit - 1][0]
+        return [row for _, row in found], floor
+
+
+class _Later:
+    def __init__(self, control: RoutedControl, name: str) -> None:
+        self._control, self._name = control, name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(_CONTROL.get() or self._control._places.reader, self._name), name)
+
+
+def routed(places: Places) -> Control:
+    """What faces take for the control of one partition."""
+    return cast(Control, RoutedControl(places))
+
+
+class Router:
+    """Sends requests to the nodes that own what they are about."""
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        timeout = httpx.Timeout(_ANSWER_S, connect=_CONNECT_S)
+        self._client = httpx.AsyncClient(timeout=timeout, trust_env=False, limits=httpx.Limits(max_connections=512))
+
+    async def owner(self, partition: int, *, forwarded: bool) -> Control | str:
+        """The control of a partition, or the URL of its node. Raises PartitionMoving if neither is known in time."""
+        over = asyncio.get_running_loop().time() + self.places.wait_s
+        while True:
+            control = self.places.local(partition)
+            if control is not None:
+                return control
+            url = self.places.remote(partition)
+            if url is not None and not forwarded:
+                return url
+            if forwarded or asyncio.get_running_loop().time() >= over:
+                raise PartitionMoving(f"partition {partition} has no owner just now", retry_after_s=1.0)
+            await asyncio.sleep(_PAUSE_S)
+
+    async def send(self, url: str, method: str, target: str, headers: Headers, body: bytes) -> httpx.Response | None:
+        """The answer of another node, its body unread; None if it took nothing in: it is not there, or not the owner.
+
+        Raises PartitionMoving if the connection broke afterwards: it is not known what became of the request.
+        """
+        kept = [(name, value) for name, value in headers if name.lower() not in _OWN_HEADERS]
+        request = self._client.build_request(
+            method, url + target, headers=[*kept, (FORWARDED, b"1")], content=body if method != "GET" else None
+        )
+        try:
+            response = await self._client.send(request, stream=True)
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            return None
+        except httpx.HTTPError as error:
+            if method == "GET":
+                return None
+            raise PartitionMoving(
+                f"the node that owns the workflow did not answer: {type(error).__name__}; repeat with the same "
+                "Idempotency-Key, or look what became of it",
+                retry_after_s=1.0,
+            ) from error
+        if response.status_code in _REFUSALS and _refused(await response.aread()):
+            await response.aclose()
+            return None
+        return response
+
+    async def close(self) -> None:
+        """Release the connections."""
+        await self._client.aclose()
+
+
+class RoutedSubmit(SubmitRoute):
+    """Answers submissions in the partition where they belong."""
+
+    def __init__(self, router: Router, max_body_bytes: int) -> None:
+        super().__init__(router.places.reader, max_body_bytes)
+        self._router, self._places = router, router.places
+        self._count = 0
+
+    async def answer(self, headers: Headers, query: bytes, body: bytes) -> Answer:
+        given = list(headers)
+        key = next((value for name, value in given if name == b"idempotency-key"), b"")
+        forwarded = any(name == FORWARDED for name, _ in given)
+        partition = self._place(key, body)
+        over = asyncio.get_running_loop().time() + self._places.wait_s
+        while True:
+            try:
+                if partition is not None:
+                    place = await self._router.owner(partition, forwarded=forwarded)
+                else:
+                    place = self._anywhere(forwarded)
+                if not isinstance(place, str):
+                    answer = await SubmitRoute(place, self.max_body_bytes).answer(given, query, body)
+                    taken = answer[0] not in _REFUSALS or not _refused(answer[2])
+                    if taken or asyncio.get_running_loop().time() >= over:
+                        return answer
+                    await asyncio.sleep(_PAUSE_S)
+                    continue
+                sent = await self._router.send(place, "POST", _target(query), given, body)
+            except PartitionMoving as error:
+                return problem_answer(error)
+            if sent is not None:
+                return await _answer(sent)
+            if asyncio.get_running_loop().time() >= over:
+                return problem_answer(PartitionMoving("no node took the workflow in", retry_after_s=1.0))
+            await asyncio.sleep(_PAUSE_S)
+
+    def _place(self, key: bytes, body: bytes) -> int | None:
+        """The partition that a submission belongs to; None if any will do.
+
+        Limits are counted by one owner, so that whatever might have some goes to the same partition; a run by name too,
+        whose descriptor is not at hand here.
+        """
+        if (body[:1] == b"{" and b'"name"' in body[:4096] and b'"steps"' not in body) or any(
+            word in body for word in _LIMITED
+        ):
+            return HOME
+        return partition_of_key(key, self._places.partitions) if key else None
+
+    def _anywhere(self, forwarded: bool) -> Control | str:
+        """One of this node's partitions, many submissions in a row the same, which share its commits."""
+        mine = self._places.open()
+        if mine:
+            self._count += 1
+            control = self._places.local(mine[(self._count // _IN_A_ROW) % len(mine)])
+            if control is not None:
+                return control
+        url = None if forwarded else self._places.somewhere()
+        if url is None:
+            raise PartitionMoving("this node owns no partition just now", retry_after_s=1.0)
+        return url
+
+
+class Routing:
+    """The application, with each request in the partition that it is about."""
+
+    def __init__(self, application: Any, router: Router, max_body_bytes: int) -> None:
+        self._application, self._router, self._max_body_bytes = application, router, max_body_bytes
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """ASGI."""
+        try:
+            partition = self._partition(scope) if scope["type"] == "http" else None
+            if partition is None:
+                await self._application(scope, receive, send)
+            else:
+                await self._in(partition, scope, receive, send)
+        except (PartitionMoving, Unsupported, WorkflowNotFound) as error:
+            await _send_answer(send, problem_answer(error))
+
+    def _partition(self, scope: Any) -> int | None:
+        """The partition whose owner must answer; None if it does not matter which node does.
+
+        Raises Unsupported for what changes the runs of many partitions, or is not known to be about one.
+        """
+        path, method = scope["path"], scope["method"]
+        reads = method in ("GET", "HEAD", "OPTIONS")
+        if path.startswith(f"{PATH}/"):
+            name, _, rest = path.removeprefix(f"{PATH}/").partition("/")
+            try:
+                partition = identifier.partition_of(identifier.parse(name))
+            except WorkflowNotFound:
+                if reads or rest:
+                    return None  # answered with 404
+                raise Unsupported(f"{method} {path} is not for clusters: it would reach one partition alone") from None
+            local = self._router.places.local(partition) is not None
+            return partition if local or not reads or rest == "events" else None
+        if reads or path == PATH or path.startswith("/cluster"):
+            return None
+        if path.startswith(_HOME_ROUTES):
+            return HOME
+        raise Unsupported(f"{method} {path} is not for clusters: it would reach one partition alone")
+
+    async def _in(self, partition: int, scope: Any, receive: Any, send: Any) -> None:
+        if partition >= self._router.places.partitions:
+            raise WorkflowNotFound(f"there is no partition {partition}: no workflow of it can exist")
+        headers, body, over = scope["headers"], None, asyncio.get_running_loop().time() + self._router.places.wait_s
+        forwarded = any(name == FORWARDED for name, _ in headers)
+        while True:
+            place = await self._router.owner(partition, forwarded=forwarded)
+            if not isinstance(place, str):
+                token = _CONTROL.set(place)
+                try:
+                    await self._application(scope, receive if body is None else _replay(body, receive), send)
+                finally:
+                    _CONTROL.reset(token)
+                return
+            if body is None:
+                body = await _read(receive, self._max_body_bytes)
+            target = scope["raw_path"].decode() + (
+                f"?{scope['query_string'].decode()}" if scope["query_string"] else ""
+            )
+            answer = await self._router.send(place, scope["method"], target, headers, body)
+            if answer is not None:
+                await _relay(answer, send)
+                return
+            if asyncio.get_running_loop().time() >= over:
+                raise PartitionMoving(f"the owner of partition {partition} does not answer", retry_after_s=1.0)
+            await asyncio.sleep(_PAUSE_S)
+
+
+def _refused(body: bytes) -> bool:
+    return any(code in body for code in _NOT_TAKEN)
+
+
+def _target(query: bytes) -> str:
+    return f"{PATH}?{query.decode()}" if query else PATH
+
+
+async def _answer(response: httpx.Response) -> Answer:
+    raw = await response.aread()
+    await response.aclose()
+    return response.status_code, _kept(response), raw
+
+
+def _kept(response: httpx.Response) -> list[tuple[bytes, bytes]]:
+    dropped = _OWN_HEADERS | {b"content-encoding", b"date", b"server"}
+    return [(name.lower(), value) for name, value in response.headers.raw if name.lower() not in dropped]
+
+
+async def _relay(response: httpx.Response, send: Any) -> None:
+    """Pass an answer on as it comes: a stream of events has no end."""
+    try:
+        await send({"type": "http.response.start", "status": response.status_code, "headers": _kept(response)})
+        async for part in response.aiter_bytes():
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        await response.aclose()
+
+
+async def _send_answer(send: Any, answer: Answer) -> None:
+    status, headers, raw = answer
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": raw})
+
+
+async def _read(receive: Any, most_bytes: int) -> bytes:
+    """The request's body; what is longer than is allowed is left to the owner to refuse."""
+    parts: list[bytes] = []
+    while sum(map(len, parts)) <= most_bytes:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            break
+    return b"".join(parts)
+
+
+def _replay(body: bytes, receive: Any) -> Any:
+    """A receive channel that gives a body that was read already, once."""
+    given = False
+
+    async def replaying() -> Any:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replaying

@@ -1,0 +1,209 @@
+"""A node of a cluster: its engines come and go as etcd says, and its API knows where everything is."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from knhk import __version__
+from knhk.api.routing import Router
+from knhk.bootstrap.node import Node
+from knhk.cluster.etcd import Etcd
+from knhk.cluster.member import Member, Settings
+from knhk.cluster.view import Node as NodeEntry
+from knhk.domain.errors import Fenced, KnhkError, NotFound
+from knhk.domain.times import rfc3339
+from knhk.engine.control import Control
+from knhk.engine.service import Engine
+from knhk.observability.logs import get
+from knhk.persistence.postgres import PostgresStore
+
+_NS: Final = 1_000_000_000
+_ETCD_TIMEOUT_SHARE: Final = 0.25
+
+
+class Cluster:
+    """Implements cluster.member.Partitions, api.routing.Places and api.cluster.ClusterFace for a node."""
+
+    def __init__(self, node: Node, api: str) -> None:
+        config = node.config.cluster
+        assert isinstance(node.store, PostgresStore)
+        self._node, self._store, self._log = node, node.store, get("knhk.cluster")
+        self.partitions, self._grace_s = config.partitions, config.handover_grace_ns / _NS
+        ttl_s = config.lease_ttl_ns // _NS
+        self.wait_s = 4.0 * ttl_s
+        self._halted: dict[int, str] = {}
+        self._listers: dict[int, Control] = {}
+        entry = NodeEntry(node.config.platform.node_id, config.advertise or api, __version__, node.clock.now_ns())
+        self.member = Member(
+            Settings(f"/knhk/{config.name}", config.partitions, ttl_s),
+            entry,
+            Etcd(config.etcd, ttl_s * _ETCD_TIMEOUT_SHARE),
+            self,
+            node.clock,
+            self._log.info,
+        )
+        self.router = Router(self)
+        self._turn = 0
+
+    # -- as the membership sees it
+
+    async def take(self, partition: int) -> int:
+        # Fence first: only then is it certain that no younger block, and no younger id, can come to be there.
+        await self._store.acquire(partition)
+        engine = self._node.engine_of(partition)
+        await self._node.start_engine(partition, engine)
+        assert engine.halted is not None
+        engine.halted.add_done_callback(lambda halted: self._has_halted(partition, engine, halted.result()))
+        return self._store.epoch_of(partition)
+
+    async def give_up(self, partition: int) -> None:
+        engine = self._node.engines.get(partition)
+        if engine is not None and not await engine.drain(self._grace_s):
+            self._log.info("a partition moves with work under way", partition=partition)
+        await self.drop(partition)
+
+    async def drop(self, partition: int) -> None:
+        self._halted.pop(partition, None)
+        engine = self._node.engines.pop(partition, None)
+        if engine is not None:
+            await engine.stop()
+            self._store.release(partition)
+
+    def _has_halted(self, partition: int, engine: Engine, error: KnhkError) -> None:
+        if self._node.engines.get(partition) is not engine:
+            return
+        if isinstance(error, Fenced):
+            self._log.warning("refused", partition=partition, code=error.code, reason=error.message)
+            self.member.lost(partition)
+        else:  # Damage: whoever else took the partition would meet it too.
+            self._log.error("a partition has halted", partition=partition, code=error.code, reason=error.message)
+            self._halted[partition] = error.message
+
+    # -- as the API sees it
+
+    @property
+    def reader(self) -> Control:
+        return self._node.engine.control
+
+    def local(self, partition: int) -> Control | None:
+        engine = self._node.engines.get(partition)
+        return engine.control if engine is not None and partition in self.member.owned else None
+
+    def open(self) -> Sequence[int]:
+        engines = self._node.engines
+        return [one for one in self.member.owned if one in engines and not engines[one].admission.closed]
+
+    def remote(self, partition: int) -> str | None:
+        held = self.member.view.owners.get(partition)
+        if held is None or held.owner.node_id == self.member.node.node_id or not held.owner.epoch:
+            return None
+        return self.member.view.api_of(partition)
+
+    def somewhere(self) -> str | None:
+        others = sorted(
+            node.api
+            for name, node in self.member.view.nodes.items()
+            if name != self.member.node.node_id and not node.leaving
+        )
+        self._turn += 1
+        return others[self._turn % len(others)] if others else None
+
+    def listing(self, partition: int) -> Control:
+        engine = self._node.engines.get(partition)
+        if engine is not None:
+            return engine.control
+        if partition not in self._listers:
+            self._listers[partition] = self._node.engine_of(partition).control
+        return self._listers[partition]
+
+    # -- as operators see it
+
+    async def status(self) -> dict[str, Any]:
+        member, view = self.member, self.member.view
+        now = asyncio.get_running_loop().time()
+        owned: dict[str, int] = {}
+        for held in view.owners.values():
+            owned[held.owner.node_id] = owned.get(held.owner.node_id, 0) + 1
+        wanted = view.wanted(self.partitions)
+        return {
+            "cluster": self._node.config.cluster.name,
+            "node_id": member.node.node_id,
+            "member": member.is_member,
+            "lease_left_s": round(max(0.0, member.deadline - now), 2) if member.is_member else 0.0,
+            "age_s": round(now - member.read_at, 2) if member.read_at else None,
+            "trouble": member.trouble.message if member.trouble else "",
+            "leader": view.leader,
+            "nodes": [
+                {
+                    "node_id": name,
+                    "role": "leader" if name == view.leader else "follower",
+                    "state": "leaving" if one.leaving else "drained" if name in view.drained else "active",
+                    "partitions": owned.get(name, 0),
+                    "api": one.api,
+                    "version": one.version,
+                    "started_at": rfc3339(one.started_at_ns),
+                }
+                for name, one in sorted(view.nodes.items())
+            ],
+            "partitions": [self._partition(number, wanted.get(number)) for number in range(self.partitions)],
+            "unowned": sum(number not in view.owners for number in range(self.partitions)),
+            "moving": self._moving(wanted),
+            "etcd": [{"endpoint": name, "trouble": why} for name, why in (await member.etcd.members()).items()],
+        }
+
+    def _partition(self, number: int, wanted: str | None) -> dict[str, Any]:
+        held, engine = self.member.view.owners.get(number), self._node.engines.get(number)
+        return {
+            "partition": number,
+            "owner": None if held is None else held.owner.node_id,
+            "epoch": 0 if held is None else held.owner.epoch,
+            "wanted": wanted,
+            "active": len(engine.scheduler.active) if engine is not None else None,
+            "lag_blocks": max(0, engine.committer.height - engine.projector.cursor) if engine is not None else None,
+        }
+
+    def _moving(self, wanted: dict[int, str]) -> int:
+        owners = self.member.view.owners
+        return sum(number not in owners or owners[number].owner.node_id != name for number, name in wanted.items())
+
+    async def drain(self, node_id: str, *, drained: bool) -> None:
+        if drained and node_id not in self.member.view.nodes:
+            raise NotFound(f"there is no node {node_id!r} in the cluster", hint="See `knhk cluster status`.")
+        await self.member.drain(node_id, drained=drained)
+
+    async def rebalance(self) -> int:
+        for node_id in self.member.view.drained:
+            await self.member.drain(node_id, drained=False)
+        view = self.member.view
+        return self._moving(type(view)(view.nodes, view.owners).wanted(self.partitions))
+
+    # -- as the server sees it
+
+    async def start(self) -> None:
+        """Join the cluster."""
+        await self._store.open()
+        await self._node.refuse_retired_key()
+        await self.member.start()
+
+    async def leave(self, grace_s: float) -> None:
+        """Give everything away, then leave."""
+        await self.member.leave(grace_s)
+
+    async def stop(self) -> None:
+        """Let go of everything at once; safe after `leave`."""
+        await self.member.stop()
+        await self.router.close()
+
+    def health(self) -> str:
+        """Whether this node is well as one of several."""
+        if self._halted:
+            return f"{len(self._halted)} partition(s) have halted: {next(iter(self._halted.values()))}"
+        return self.member.health()
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether requests should come here."""
+        if not self.member.is_member:
+            return False, self.health()
+        if self.member.node.leaving:
+            return False, "shutting down"
+        return True, ""

@@ -1,0 +1,129 @@
+"""etcd 3.4 and newer through its JSON gateway: leases, keys bound to them, transactions. Keys and values are text.
+
+The gateway is a part of every etcd and needs no generated code; docs/decisions/0008 says why no client library is used.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import httpx
+import msgspec
+
+from knhk.domain.errors import CoordinationUnavailable
+
+_FAILURES: Final = (httpx.HTTPError, msgspec.DecodeError, KeyError, ValueError)
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A key's value, the lease that it lives by (0: none), and the revision at which it was made."""
+
+    value: str
+    lease: int
+    created: int
+
+
+class Etcd:
+    """A client of one etcd cluster. Every call is answered by the majority, or raises CoordinationUnavailable."""
+
+    def __init__(self, endpoints: Sequence[str], timeout_s: float) -> None:
+        self.endpoints = tuple(endpoint.rstrip("/") for endpoint in endpoints)
+        self._client = httpx.AsyncClient(timeout=timeout_s, trust_env=False)
+        self._first = 0
+
+    async def grant(self, ttl_s: int) -> int:
+        """A new lease; what is bound to it goes `ttl_s` seconds after the last renewal."""
+        return int((await self._call("/v3/lease/grant", {"TTL": ttl_s}))["ID"])
+
+    async def renew(self, lease: int) -> bool:
+        """Let a lease live on; False if it is over."""
+        answer = await self._call("/v3/lease/keepalive", {"ID": lease})
+        return int(answer["result"].get("TTL", 0)) > 0
+
+    async def revoke(self, lease: int) -> None:
+        """End a lease at once, and all that is bound to it."""
+        await self._call("/v3/lease/revoke", {"ID": lease})
+
+    async def under(self, prefix: str) -> dict[str, Entry]:
+        """The keys that begin with a prefix, as the majority knows them now."""
+        found = await self._call("/v3/kv/range", {"key": _encoded(prefix), "range_end": _encoded(_end(prefix))})
+        return {
+            _decoded(one["key"]): Entry(
+                _decoded(one.get("value", "")), int(one.get("lease", 0)), int(one["create_revision"])
+            )
+            for one in found.get("kvs", ())
+        }
+
+    async def put(self, key: str, value: str, lease: int = 0) -> None:
+        """Set a key."""
+        await self._call("/v3/kv/put", _put(key, value, lease))
+
+    async def create(self, key: str, value: str, lease: int) -> bool:
+        """Make a key that is not there; False if it is."""
+        absent = {"key": _encoded(key), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}
+        return await self._transact(absent, {"request_put": _put(key, value, lease)})
+
+    async def delete(self, key: str) -> None:
+        """Remove a key, whoever made it."""
+        await self._call("/v3/kv/deleterange", {"key": _encoded(key)})
+
+    async def delete_mine(self, key: str, lease: int) -> bool:
+        """Remove a key if it lives by this lease; False if it does not."""
+        mine = {"key": _encoded(key), "target": "LEASE", "result": "EQUAL", "lease": str(lease)}
+        return await self._transact(mine, {"request_delete_range": {"key": _encoded(key)}})
+
+    async def members(self) -> dict[str, str]:
+        """Each endpoint, and what is wrong with it (empty: it answers)."""
+        found = {}
+        for endpoint in self.endpoints:
+            try:
+                answer = await self._client.post(f"{endpoint}/v3/maintenance/status", content=b"{}")
+                answer.raise_for_status()
+                found[endpoint] = "; ".join(answer.json().get("errors", ()))
+            except _FAILURES as error:
+                found[endpoint] = str(error) or type(error).__name__
+        return found
+
+    async def close(self) -> None:
+        """Release the connections."""
+        await self._client.aclose()
+
+    async def _transact(self, condition: Mapping[str, str], action: Mapping[str, Any]) -> bool:
+        answer = await self._call("/v3/kv/txn", {"compare": [condition], "success": [action]})
+        return bool(answer.get("succeeded", False))
+
+    async def _call(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask one endpoint after the other, beginning with the last that answered.
+
+        What is asked may be done twice if an answer is lost: every caller can bear that.
+        """
+        problems = []
+        for step in range(len(self.endpoints)):
+            at = (self._first + step) % len(self.endpoints)
+            try:
+                answer = await self._client.post(f"{self.endpoints[at]}{path}", content=msgspec.json.encode(body))
+                answer.raise_for_status()
+                found: dict[str, Any] = msgspec.json.decode(answer.content)
+            except _FAILURES as error:
+                problems.append(f"{self.endpoints[at]}: {str(error) or type(error).__name__}")
+                continue
+            self._first = at
+            return found
+        raise CoordinationUnavailable(f"etcd does not answer: {'; '.join(problems)}")
+
+
+def _put(key: str, value: str, lease: int) -> dict[str, Any]:
+    return {"key": _encoded(key), "value": _encoded(value), "lease": str(lease)}
+
+
+def _encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _decoded(text: str) -> str:
+    return base64.b64decode(text).decode()
+
+
+def _end(prefix: str) -> str:
+    """The least key that is greater than all keys with the prefix, whose last character is ASCII."""
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
