@@ -66,20 +66,17 @@ def compile_descriptor(
     if descriptor is None or not _check_count(descriptor.spec, max_steps, complaints):
         complaints.raise_if_any()
         raise AssertionError("a descriptor without a plan must have been complained of")
-    digest, compiler = sha256(text).digest(), _Compiler(actions, complaints)
-    compiler.check_metadata(descriptor.metadata)
-    if shapes is None or complaints:
-        plan = compiler.plan(digest, descriptor, default_timeout_ns)
-    else:
+    digest, shape = sha256(text).digest(), b""
+    _check_metadata(descriptor.metadata, complaints)
+    if shapes is not None and not complaints:
         shape, taken = shape_of(descriptor.spec)
         known = shapes.plan(shape, taken, descriptor, digest)
         if known is not None:
             return known
-        plan = compiler.plan(digest, descriptor, default_timeout_ns)
-        if not complaints:
-            shapes.keep(shape, plan)
-    if complaints:
-        complaints.raise_if_any()
+    plan = _Compiler(actions, complaints).plan(digest, descriptor, default_timeout_ns)
+    complaints.raise_if_any()
+    if shapes is not None:
+        shapes.keep(shape, plan)
     return plan
 
 
@@ -91,6 +88,27 @@ def _check_count(spec: SpecPart, max_steps: int, complaints: Complaints) -> bool
         complaints.add("a workflow needs at least one step", ("spec", "steps"))
         return False
     return True
+
+
+def _check_metadata(metadata: MetadataPart, complaints: Complaints) -> None:
+    """Complain of names and labels that are empty, too long or not printable."""
+    if not metadata.name and not complaints:
+        complaints.add("the name is empty", ("metadata", "name"))
+    _check_text(metadata.name, ("metadata", "name"), complaints)
+    _check_text(metadata.department, ("metadata", "department"), complaints)
+    _check_text(metadata.cost_center, ("metadata", "cost_center"), complaints)
+    if metadata.labels:
+        if len(metadata.labels) > MAX_LABELS:
+            complaints.add(f"at most {MAX_LABELS} labels are allowed", ("metadata", "labels"))
+        for name, value in metadata.labels.items():
+            _check_text(name, ("metadata", "labels", name), complaints)
+            _check_text(value, ("metadata", "labels", name), complaints)
+
+
+def _check_text(text: str | None, path: Path, complaints: Complaints) -> None:
+    if text is None or (len(text) <= MAX_TEXT and text.isprintable()) or (text == BLANK and complaints):
+        return
+    complaints.add(f"at most {MAX_TEXT} printable characters are allowed", path)
 
 
 class _Compiler:
@@ -137,24 +155,6 @@ class _Compiler:
 
     def _timeout(self, text: str) -> int:
         return self._values.duration(text, ("spec", "timeout"))
-
-    def check_metadata(self, metadata: MetadataPart) -> None:
-        """Complain of names and labels that are empty, too long or not printable."""
-        if not metadata.name and not self._complaints:
-            self._complaints.add("the name is empty", ("metadata", "name"))
-        for key in ("name", "department", "cost_center"):
-            self._check_text(getattr(metadata, key), ("metadata", key))
-        if metadata.labels:
-            if len(metadata.labels) > MAX_LABELS:
-                self._complaints.add(f"at most {MAX_LABELS} labels are allowed", ("metadata", "labels"))
-            for name, value in metadata.labels.items():
-                self._check_text(name, ("metadata", "labels", name))
-                self._check_text(value, ("metadata", "labels", name))
-
-    def _check_text(self, text: str | None, path: Path) -> None:
-        if text is None or (len(text) <= MAX_TEXT and text.isprintable()) or (text == BLANK and self._complaints):
-            return
-        self._complaints.add(f"at most {MAX_TEXT} printable characters are allowed", path)
 
     def _outputs(self, declared: dict[str, Any], scope: BlockScope) -> tuple[Output, ...]:
         outputs: list[Output] = []

@@ -1,6 +1,7 @@
 """How runs go: order, data, retries, timeouts, what a failure does to the rest."""
 
 import asyncio
+import gc
 from itertools import pairwise
 from typing import Any
 
@@ -27,6 +28,24 @@ async def test_a_workflow_of_pure_steps_is_one_commit(house: House) -> None:
     head = await house.store.head(0)
     assert head is not None
     assert head.block().height == 0
+
+
+async def test_finished_runs_leave_nothing_that_only_the_garbage_collector_can_find(house: House) -> None:
+    """Each collection stops the event loop, for tens of milliseconds under load."""
+
+    def another(number: int) -> bytes:
+        return workflow(step("a", params={"n": number}), step("b", after=["a"]), name=f"workflow-{number}")
+
+    await house.submit(another(0), wait_s=10)
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(1, 101):
+            await house.submit(another(number), wait_s=10)
+        await asyncio.sleep(1)  # The projector has taken them in.
+        assert gc.collect() < 100
+    finally:
+        gc.enable()
 
 
 async def test_steps_run_after_what_they_depend_on_and_see_its_output(house: House) -> None:
