@@ -202,7 +202,7 @@ class ShuttingDown(Unavailable):
 
 class ServerUnreachable(Unavailable):
     code, title = "KNHK-5004", "No KNHK server answers"
-    hint = "Start one with `knhk serve`, or name it with --server or KNHK_SERVER."
+    hint = "Start one with `knhk serve`, or say where it is: --server or KNHK_SERVER, --operations or KNHK_OPERATIONS."
 
 
 class Unsupported(Unavailable):

@@ -11,3 +11,12 @@ risky:catch/inner   a step of what is done about the failure of `risky`
 def is_inside(path: str) -> bool:
     """Whether a path is of something inside a step."""
     return "/" in path or path.endswith("]") or ":" in path
+
+
+def enclosing(path: str) -> str:
+    """The path of what something is inside of, one level up; empty for a step of the workflow itself."""
+    around, _, last = path.rpartition("/")
+    for mark in ("[", ":"):
+        if mark in last:
+            return path[: path.rindex(mark)]
+    return around

@@ -14,6 +14,7 @@ from knhk.domain import event as ev
 from knhk.domain import trace_context
 from knhk.domain.event import Detail, Event, Failure
 from knhk.domain.identifier import to_text
+from knhk.domain.paths import enclosing
 from knhk.domain.summary import Summary
 from knhk.observability import span_encoding as encoding
 
@@ -57,7 +58,7 @@ class Spans:
     def __init__(self, sampling_rate: float, batch: int, enough: Callable[[], None]) -> None:
         self._rate, self._batch, self._enough = sampling_rate, batch, enough
         self._queue: deque[Happened] = deque()
-        self._waits: OrderedDict[tuple[int, str], int] = OrderedDict()
+        self._waits: OrderedDict[tuple[int, str], _Begun] = OrderedDict()
         self.dropped = 0
 
     def __len__(self) -> int:
@@ -96,7 +97,8 @@ class Spans:
             if run is not None:
                 made.append(_run(workflow_id, event, run, ids))
             elif (began_ns := self._began_ns(workflow_id, event)) is not None:
-                made.append(_attempt(workflow_id, event, action, began_ns, ids))
+                parent = self._parent(workflow_id, event.step, ids)
+                made.append(_attempt(workflow_id, event, action, began_ns, ids, parent))
         return encoding.request(made, resource), len(made)
 
     def _began_ns(self, workflow_id: int, event: Event) -> int | None:
@@ -105,17 +107,31 @@ class Spans:
             case ev.StepCompleted(began_ns) if began_ns:
                 return began_ns
             case ev.StepCompleted():
-                return self._waits.pop((workflow_id, event.step), event.at_ns)
+                return self._ended_wait(workflow_id, event)
             case ev.TimerSet() | ev.StepWaiting() | ev.StepOpened():
-                self._waits.setdefault((workflow_id, event.step), event.at_ns)
+                self._waits.setdefault((workflow_id, event.step), _Begun(event.at_ns, event.attempt))
                 if len(self._waits) > _MOST_WAITS:
                     self._waits.popitem(last=False)
                 return None
             case ev.StepFailed() | ev.StepRetrying() | ev.StepCaught():
-                waited_from_ns = self._waits.pop((workflow_id, event.step), event.at_ns)
+                waited_from_ns = self._ended_wait(workflow_id, event)
                 return event.detail.started_at_ns or waited_from_ns
             case _:
                 return None
+
+    def _ended_wait(self, workflow_id: int, event: Event) -> int:
+        begun = self._waits.pop((workflow_id, event.step), None)
+        return event.at_ns if begun is None else begun.at_ns
+
+    def _parent(self, workflow_id: int, step: str, ids: "_RunIds") -> bytes:
+        """The span that a step's span is below: that of the nearest block around it that is known, or the run's."""
+        outer = enclosing(step)
+        while outer:
+            begun = self._waits.get((workflow_id, outer))
+            if begun is not None:
+                return trace_context.attempt_span_id(workflow_id, outer, begun.attempt)
+            outer = enclosing(outer)
+        return ids.span_id
 
 
 def _ended(run: Summary) -> Ended:
@@ -132,6 +148,13 @@ def _ended(run: Summary) -> Ended:
     )
 
 
+class _Begun(NamedTuple):
+    """When a wait or a block began, and in which attempt."""
+
+    at_ns: int
+    attempt: int
+
+
 class _RunIds(NamedTuple):
     trace_id: bytes
     span_id: bytes
@@ -143,12 +166,12 @@ def _ids_of(workflow_id: int) -> _RunIds:
     return _RunIds(*trace_context.run_ids(workflow_id), text)
 
 
-def _attempt(workflow_id: int, event: Event, action: str, began_ns: int, ids: _RunIds) -> bytes:
+def _attempt(workflow_id: int, event: Event, action: str, began_ns: int, ids: _RunIds, parent: bytes) -> bytes:
     span_id = trace_context.attempt_span_id(workflow_id, event.step, event.attempt)
     parts = ids.attribute + encoding.attempt_parts(event.step, action, event.attempt)
     if type(event.detail) in _OF_ATTEMPTS_THAT_FAILED:
         parts += encoding.failure_parts(event.detail.failure)  # type: ignore[union-attr, arg-type]
-    return encoding.span(ids.trace_id, span_id, ids.span_id, began_ns, event.at_ns, parts)
+    return encoding.span(ids.trace_id, span_id, parent, began_ns, event.at_ns, parts)
 
 
 def _run(workflow_id: int, event: Event, run: Ended, ids: _RunIds) -> bytes:

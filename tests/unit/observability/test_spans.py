@@ -114,6 +114,25 @@ def test_sampling_takes_whole_runs_and_covenant_o_always() -> None:
     assert len(found) == 2 * len(sampled) + 100
 
 
+def test_what_is_inside_a_block_is_below_the_attempt_of_the_block() -> None:
+    spans = Spans(1.0, 100, lambda: None)
+    feed(
+        spans,
+        7,
+        [
+            Event(110, ev.StepOpened(count=2), step="each", attempt=2),
+            Event(150, ev.StepCompleted(120), step="each[1]/inner", attempt=1),
+            Event(200, ev.StepCompleted(), step="each", attempt=2),
+            # The block began before a restart.
+            Event(250, ev.StepCompleted(220), step="risky:catch/mend", attempt=1),
+        ],
+    )
+    inner, block, mend = fetched(spans)
+    assert inner.parent_span_id == block.span_id == trace_context.attempt_span_id(7, "each", 2)
+    assert block.parent_span_id == trace_context.run_span_id(7)
+    assert mend.parent_span_id == trace_context.run_span_id(7)
+
+
 def test_what_nobody_fetches_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_QUEUED", 10)
     called: list[None] = []
