@@ -1,22 +1,26 @@
 """Any node answers any request: here if this node owns the workflow's partition, else by asking the node that does.
 
-    /workflows/wf-…           the partition in the id; reading needs no owner, because the journal is shared
+    /workflows/wf-…           the partition in the id; reading needs no owner where the journal is shared
     POST /workflows           with an Idempotency-Key the partition of the key, else one of this node's
     what else changes things  partition 0, the leader's: definitions, and runs with limits, which one place counts
-    all other reading         here
+    all other reading         here, or in partition 0 where each has a journal of its own; lists are merged (listing.py)
 
-A partition that is between two owners is waited for. A request that was sent on is not sent on again.
+"Node" stands for a process that owns partitions: one of a cluster, or one of several on the same machine. A partition
+that is between two owners is waited for. A request that was sent on is not sent on again.
 """
 
 import asyncio
+import re
 from collections.abc import Sequence
 from contextvars import ContextVar
+from hashlib import sha256
 from typing import Any, Final, Protocol, cast
 
 import httpx
 
+from knhk.api import listing
+from knhk.api.listing import ASKED, Page
 from knhk.api.submit import PATH, Answer, Headers, SubmitRoute, problem_answer
-from knhk.cluster.assignment import partition_of_key
 from knhk.domain import identifier
 from knhk.domain.errors import Fenced, PartitionMoving, ShuttingDown, Unsupported, WorkflowNotFound
 from knhk.engine.control import Control, Filter
@@ -28,6 +32,8 @@ _PAUSE_S: Final = 0.05
 _ANSWER_S: Final = 330.0
 _CONNECT_S: Final = 2.0
 _LIMITED: Final = (b"concurrency", b"rate_limit", b"priority")
+_MAY_HAVE_CHILDREN: Final = re.compile(rb"""workflow["']?\s*:|:\s*["']?workflow["']?\s*([,}#\r\n]|$)""")
+"""A step that starts another workflow: `action: workflow`, or `run: {workflow: ...}`. It may match more than that."""
 _OWN_HEADERS: Final = {
     b"connection",
     b"keep-alive",
@@ -39,6 +45,7 @@ _OWN_HEADERS: Final = {
 }
 _REFUSALS: Final = (409, 503)
 _HOME_ROUTES: Final = ("/definitions", "/hooks/")
+_SAME_EVERYWHERE: Final = ("/actions", "/openapi.json", "/schema", "/cluster", "/partitions/")
 _NOT_TAKEN: Final = (PartitionMoving.code.encode(), ShuttingDown.code.encode(), Fenced.code.encode())
 """Codes of answers that say that nothing was done, and another owner may do it."""
 _CONTROL: ContextVar[Control | None] = ContextVar("control", default=None)
@@ -50,10 +57,16 @@ class Places(Protocol):
     partitions: int
     wait_s: float
     """How long a request waits for a partition that is between two owners."""
+    shared: bool
+    """Whether this process can read every partition's journal, or the owner alone can."""
 
     @property
     def reader(self) -> Control:
-        """A control that reads the shared journal and changes nothing."""
+        """A control that reads the journal, all of it if it is shared, and changes nothing."""
+        ...
+
+    def homes(self, key: bytes) -> Sequence[int]:
+        """The partition that an idempotency key belongs to, then those where it may have been used before."""
         ...
 
     def local(self, partition: int) -> Control | None:
@@ -72,16 +85,16 @@ class Places(Protocol):
         """The URL of any other node, for a new run that no partition of this process can take."""
         ...
 
-    def listing(self, partition: int) -> Control:
-        """A control that lists the runs of a partition, whoever owns it."""
+    def listing(self, partition: int) -> Control | None:
+        """A control that lists the runs of a partition; None if its owner must be asked."""
         ...
 
 
 class RoutedControl:
     """Stands for the control of the partition that a request is about. Give it to faces through `routed`."""
 
-    def __init__(self, places: Places) -> None:
-        self._places = places
+    def __init__(self, router: "Router") -> None:
+        self._router, self._places = router, router.places
 
     def __getattr__(self, name: str) -> Any:
         return getattr(_CONTROL.get() or self._places.reader, name)
@@ -91,23 +104,9 @@ class RoutedControl:
         """Those of the same control, found when they are used."""
         return _Later(self, "definitions")
 
-    async def listing(
-        self, wanted: Filter, *, before: int | None, limit: int
-    ) -> tuple[list[dict[str, Any]], int | None]:
+    async def listing(self, wanted: Filter, *, before: int | None, limit: int) -> Page:
         """The runs of all partitions, newest first: see Control.listing."""
-        pages = await asyncio.gather(
-            *(
-                self._places.listing(number).listing(wanted, before=before, limit=limit)
-                for number in range(self._places.partitions)
-            )
-        )
-        # Below the highest place at which a partition broke off, its runs are not known yet.
-        floor = max((following for _, following in pages if following is not None), default=None)
-        found = [(identifier.parse(row["workflow_id"]), row) for rows, _ in pages for row in rows]
-        found = sorted((one for one in found if floor is None or one[0] >= floor), key=lambda one: -one[0])
-        if len(found) > limit:
-            return [row for _, row in found[:limit]], found[limit - 1][0]
-        return [row for _, row in found], floor
+        return await listing.of_all(self._router, wanted, before, limit)
 
 
 class _Later:
@@ -118,9 +117,9 @@ class _Later:
         return getattr(getattr(_CONTROL.get() or self._control._places.reader, self._name), name)
 
 
-def routed(places: Places) -> Control:
+def routed(router: "Router") -> Control:
     """What faces take for the control of one partition."""
-    return cast(Control, RoutedControl(places))
+    return cast(Control, RoutedControl(router))
 
 
 class Router:
@@ -171,6 +170,27 @@ class Router:
             return None
         return response
 
+    async def ask(self, partition: int, target: str, headers: Headers = ()) -> httpx.Response:
+        """What the owner of a partition, another process, answers to a GET. Raises PartitionMoving."""
+        over = asyncio.get_running_loop().time() + self.places.wait_s
+        while True:
+            url = self.places.remote(partition)
+            answer = None if url is None else await self.send(url, "GET", target, headers, b"")
+            if answer is not None:
+                await answer.aread()
+                return answer
+            if asyncio.get_running_loop().time() >= over:
+                raise PartitionMoving(f"the owner of partition {partition} does not answer", retry_after_s=1.0)
+            await asyncio.sleep(_PAUSE_S)
+
+    async def claimed(self, partition: int, key_digest: bytes) -> bool:
+        """Whether an idempotency key stands for a run of a partition. Raises PartitionMoving."""
+        control = self.places.local(partition)
+        if control is not None:
+            return await control.claim(key_digest) is not None
+        answer = await self.ask(partition, f"/partitions/{partition}/claims/{key_digest.hex()}")
+        return answer.status_code == 200 and bool(answer.json()["claimed"])
+
     async def close(self) -> None:
         """Release the connections."""
         await self._client.aclose()
@@ -188,10 +208,17 @@ class RoutedSubmit(SubmitRoute):
         given = list(headers)
         key = next((value for name, value in given if name == b"idempotency-key"), b"")
         forwarded = any(name == FORWARDED for name, _ in given)
-        partition = self._place(key, body)
+        partition = _named(given) if forwarded else self._place(key, body)
         over = asyncio.get_running_loop().time() + self._places.wait_s
+        elsewhere = [] if forwarded or not key else [one for one in self._places.homes(key) if one != partition]
         while True:
             try:
+                while elsewhere:  # from when there were fewer partitions, or under another rule of _place
+                    if await self._router.claimed(elsewhere[0], _digest(key)):
+                        partition = elsewhere[0]
+                        break
+                    elsewhere.pop(0)
+                elsewhere = []
                 if partition is not None:
                     place = await self._router.owner(partition, forwarded=forwarded)
                 else:
@@ -203,7 +230,8 @@ class RoutedSubmit(SubmitRoute):
                         return answer
                     await asyncio.sleep(_PAUSE_S)
                     continue
-                sent = await self._router.send(place, "POST", _target(query), given, body)
+                named = [] if partition is None else [(listing.PARTITIONS, b"%d" % partition)]
+                sent = await self._router.send(place, "POST", _target(query), [*given, *named], body)
             except PartitionMoving as error:
                 return problem_answer(error)
             if sent is not None:
@@ -216,13 +244,15 @@ class RoutedSubmit(SubmitRoute):
         """The partition that a submission belongs to; None if any will do.
 
         Limits are counted by one owner, so that whatever might have some goes to the same partition; a run by name too,
-        whose descriptor is not at hand here.
+        whose descriptor is not at hand here. What starts other workflows needs the definitions, which are there.
         """
         if (body[:1] == b"{" and b'"name"' in body[:4096] and b'"steps"' not in body) or any(
             word in body for word in _LIMITED
         ):
             return HOME
-        return partition_of_key(key, self._places.partitions) if key else None
+        if not self._places.shared and _MAY_HAVE_CHILDREN.search(body):
+            return HOME
+        return self._places.homes(key)[0] if key else None
 
     def _anywhere(self, forwarded: bool) -> Control | str:
         """One of this node's partitions, many submissions in a row the same, which share its commits."""
@@ -248,6 +278,8 @@ class Routing:
         """ASGI."""
         try:
             partition = self._partition(scope) if scope["type"] == "http" else None
+            if scope["type"] == "http":
+                ASKED.set(listing.asked(scope["headers"]))
             if partition is None:
                 await self._application(scope, receive, send)
             else:
@@ -271,9 +303,12 @@ class Routing:
                     return None  # answered with 404
                 raise Unsupported(f"{method} {path} is not for clusters: it would reach one partition alone") from None
             local = self._router.places.local(partition) is not None
-            return partition if local or not reads or rest == "events" else None
-        if reads or path == PATH or path.startswith("/cluster"):
+            needs_owner = not reads or rest == "events" or not self._router.places.shared
+            return partition if local or needs_owner else None
+        if path == PATH or path.startswith(_SAME_EVERYWHERE):
             return None
+        if reads:
+            return None if self._router.places.shared else HOME
         if path.startswith(_HOME_ROUTES):
             return HOME
         raise Unsupported(f"{method} {path} is not for clusters: it would reach one partition alone")
@@ -304,6 +339,16 @@ class Routing:
             if asyncio.get_running_loop().time() >= over:
                 raise PartitionMoving(f"the owner of partition {partition} does not answer", retry_after_s=1.0)
             await asyncio.sleep(_PAUSE_S)
+
+
+def _named(headers: Headers) -> int | None:
+    """The partition that whoever sent a submission on has chosen; None if any will do."""
+    found = listing.asked(headers)
+    return found[0] if found else None
+
+
+def _digest(key: bytes) -> bytes:
+    return sha256(key.decode("latin-1").encode()).digest()
 
 
 def _refused(body: bytes) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from knhk import __version__
 from knhk.api.routing import Router
 from knhk.bootstrap.node import Node
+from knhk.cluster.assignment import partition_of_key
 from knhk.cluster.etcd import Etcd
 from knhk.cluster.member import Member, Settings
 from knhk.cluster.view import Node as NodeEntry
@@ -23,6 +24,8 @@ _ETCD_TIMEOUT_SHARE: Final = 0.25
 
 class Cluster:
     """Implements cluster.member.Partitions, api.routing.Places and api.cluster.ClusterFace for a node."""
+
+    shared = True
 
     def __init__(self, node: Node, api: str) -> None:
         config = node.config.cluster
@@ -84,6 +87,9 @@ class Cluster:
     @property
     def reader(self) -> Control:
         return self._node.engine.control
+
+    def homes(self, key: bytes) -> Sequence[int]:
+        return (partition_of_key(key, self.partitions),)
 
     def local(self, partition: int) -> Control | None:
         engine = self._node.engines.get(partition)

@@ -108,7 +108,7 @@ def _api_of(node: Node, cluster: "Cluster | None", protection: NodeProtection, a
     workers, most_bytes = node.config.workers, node.config.api.max_body_bytes
     control, route = node.engine.control, SubmitRoute(node.engine.control, most_bytes)
     if cluster is not None:
-        control, route = routed(cluster), RoutedSubmit(cluster.router, most_bytes)
+        control, route = routed(cluster.router), RoutedSubmit(cluster.router, most_bytes)
     further = [
         *action_handlers(node.registry),
         *worker_handlers(node.engine.workers, max_wait_ns=workers.max_wait_ns, max_batch=workers.max_batch),

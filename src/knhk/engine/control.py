@@ -366,17 +366,18 @@ class Control:
         request = sha256(what + b"\x00" + inputs).digest()
         return Claim(sha256(key.encode()).digest(), self._ids.next_id(self._partition), request)
 
-    async def _known(self, claim: Claim) -> Claim | None:
-        """The claim that holds the key, once it is durable. None: it is free, until something is awaited."""
-        known = None
-        while known is None:
-            batch = self._claims.get(claim.key_digest)
-            if batch is not None:
+    async def claim(self, key_digest: bytes) -> Claim | None:
+        """The claim that holds an idempotency key, once it is durable. None: it is free, until something is awaited."""
+        while True:
+            if (batch := self._claims.get(key_digest)) is not None:
                 await batch.committed()
-            known = await self._journal.claim(claim.key_digest)
-            if known is None and claim.key_digest not in self._claims:
-                return None
-        if known.request_digest != claim.request_digest:
+            known = await self._journal.claim(key_digest)
+            if known is not None or key_digest not in self._claims:
+                return known
+
+    async def _known(self, claim: Claim) -> Claim | None:
+        known = await self.claim(claim.key_digest)
+        if known is not None and known.request_digest != claim.request_digest:
             raise IdempotencyConflict(f"the key stands for {to_text(known.workflow_id)}, which another request made")
         return known
 
@@ -483,9 +484,7 @@ class Control:
     @staticmethod
     def _require(live: LiveRun, *states: RunState, verb: str) -> None:
         if live.run.state not in states:
-            raise IllegalTransition(
-                f"{to_text(live.run.workflow_id)} is {live.run.state} and cannot be {verb}",
-            )
+            raise IllegalTransition(f"{to_text(live.run.workflow_id)} is {live.run.state} and cannot be {verb}")
 
 
 def _settle(waiter: "asyncio.Future[None]") -> None:
