@@ -2,7 +2,9 @@
 
     /workflows/wf-…           the partition in the id; reading needs no owner where the journal is shared
     POST /workflows           with an Idempotency-Key the partition of the key, else one of this node's
-    what else changes things  partition 0, the leader's: definitions, and runs with limits, which one place counts
+    definitions, events,      partition 0, the leader's, and so are runs with limits, which one place counts
+    webhooks
+    what is about many runs   here, and from here each part of it where it belongs: routed_control.py
     all other reading         here, or in partition 0 where each has a journal of its own; lists are merged (listing.py)
 
 "Node" stands for a process that owns partitions: one of a cluster, or one of several on the same machine. A partition
@@ -11,22 +13,23 @@ that is between two owners is waited for. A request that was sent on is not sent
 
 import asyncio
 import re
-from collections.abc import Sequence
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, TypeVar
 
 import httpx
+import msgspec
 
 from knhk.api import listing
-from knhk.api.listing import ASKED, Page
+from knhk.api.listing import ASKED
+from knhk.api.places import CONTROL, FORWARDED, HOME, Places
 from knhk.api.submit import PATH, Answer, Headers, SubmitRoute, problem_answer
 from knhk.domain import identifier
-from knhk.domain.errors import Fenced, PartitionMoving, ShuttingDown, Unsupported, WorkflowNotFound
-from knhk.engine.control import Control, Filter
+from knhk.domain.errors import Fenced, KnhkError, PartitionMoving, ShuttingDown, Unsupported, WorkflowNotFound
+from knhk.engine.control import Control
+from knhk.sdk.answers import error_of
 
-FORWARDED: Final = b"x-knhk-forwarded"
-HOME: Final = 0
+FORWARDED_HEADER: Final = b"x-knhk-forwarded"
 _IN_A_ROW: Final = 64
 _PAUSE_S: Final = 0.05
 _ANSWER_S: Final = 330.0
@@ -44,82 +47,15 @@ _OWN_HEADERS: Final = {
     b"content-length",
 }
 _REFUSALS: Final = (409, 503)
-_HOME_ROUTES: Final = ("/definitions", "/hooks/")
+_HOME_ROUTES: Final = ("/definitions", "/hooks/", "/events")
+_EVERYWHERE: Final = ("/workflows/bulk", "/departments/")
+"""Answered by the node that is asked, which asks others for their part."""
 _SAME_EVERYWHERE: Final = ("/actions", "/openapi.json", "/schema", "/cluster", "/partitions/")
 _NOT_TAKEN: Final = (PartitionMoving.code.encode(), ShuttingDown.code.encode(), Fenced.code.encode())
 """Codes of answers that say that nothing was done, and another owner may do it."""
-_CONTROL: ContextVar[Control | None] = ContextVar("control", default=None)
-
-
-class Places(Protocol):
-    """Where partitions are."""
-
-    partitions: int
-    wait_s: float
-    """How long a request waits for a partition that is between two owners."""
-    shared: bool
-    """Whether this process can read every partition's journal, or the owner alone can."""
-
-    @property
-    def reader(self) -> Control:
-        """A control that reads the journal, all of it if it is shared, and changes nothing."""
-        ...
-
-    def homes(self, key: bytes) -> Sequence[int]:
-        """The partition that an idempotency key belongs to, then those where it may have been used before."""
-        ...
-
-    def local(self, partition: int) -> Control | None:
-        """The control of a partition that this process owns."""
-        ...
-
-    def open(self) -> Sequence[int]:
-        """The partitions of this process that take new runs."""
-        ...
-
-    def remote(self, partition: int) -> str | None:
-        """The URL of the node that owns a partition, if another one does."""
-        ...
-
-    def somewhere(self) -> str | None:
-        """The URL of any other node, for a new run that no partition of this process can take."""
-        ...
-
-    def listing(self, partition: int) -> Control | None:
-        """A control that lists the runs of a partition; None if its owner must be asked."""
-        ...
-
-
-class RoutedControl:
-    """Stands for the control of the partition that a request is about. Give it to faces through `routed`."""
-
-    def __init__(self, router: "Router") -> None:
-        self._router, self._places = router, router.places
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(_CONTROL.get() or self._places.reader, name)
-
-    @property
-    def definitions(self) -> Any:
-        """Those of the same control, found when they are used."""
-        return _Later(self, "definitions")
-
-    async def listing(self, wanted: Filter, *, before: int | None, limit: int) -> Page:
-        """The runs of all partitions, newest first: see Control.listing."""
-        return await listing.of_all(self._router, wanted, before, limit)
-
-
-class _Later:
-    def __init__(self, control: RoutedControl, name: str) -> None:
-        self._control, self._name = control, name
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(getattr(_CONTROL.get() or self._control._places.reader, self._name), name)
-
-
-def routed(router: "Router") -> Control:
-    """What faces take for the control of one partition."""
-    return cast(Control, RoutedControl(router))
+_TRIGGERS: Final = re.compile(r"/definitions/[^/]+")
+"""Shown by the leader, who alone has the triggers."""
+_Answer = TypeVar("_Answer")
 
 
 class Router:
@@ -151,7 +87,7 @@ class Router:
         """
         kept = [(name, value) for name, value in headers if name.lower() not in _OWN_HEADERS]
         request = self._client.build_request(
-            method, url + target, headers=[*kept, (FORWARDED, b"1")], content=body if method != "GET" else None
+            method, url + target, headers=[*kept, (FORWARDED_HEADER, b"1")], content=body if method != "GET" else None
         )
         try:
             response = await self._client.send(request, stream=True)
@@ -191,9 +127,52 @@ class Router:
         answer = await self.ask(partition, f"/partitions/{partition}/claims/{key_digest.hex()}")
         return answer.status_code == 200 and bool(answer.json()["claimed"])
 
+    async def call(
+        self,
+        partition: int,
+        here: Callable[[Control], Awaitable[_Answer]],
+        method: str,
+        target: str,
+        body: Any = None,
+    ) -> _Answer | Any:
+        """What the owner of a partition answers: by `here` if that is this process, else its node's JSON.
+
+        `body` is sent as JSON. A partition between two owners is waited for. Raises what the owner raises;
+        PartitionMoving if there is none in time, or it is not known whether it did it.
+        """
+        raw = b"" if body is None else msgspec.json.encode(body)
+        headers = [] if body is None else [(b"content-type", b"application/json")]
+        over = asyncio.get_running_loop().time() + self.places.wait_s
+        while True:
+            place = await self.owner(partition, forwarded=False)
+            if isinstance(place, str):
+                response = await self.send(place, method, target, headers, raw)
+                if response is not None:
+                    return await decoded(response)
+                trouble: KnhkError = PartitionMoving(
+                    f"the owner of partition {partition} does not answer", retry_after_s=1.0
+                )
+            else:
+                try:
+                    return await here(place)
+                except (Fenced, ShuttingDown, PartitionMoving) as error:  # nothing was done
+                    trouble = error
+            if asyncio.get_running_loop().time() >= over:
+                raise trouble
+            await asyncio.sleep(_PAUSE_S)
+
     async def close(self) -> None:
         """Release the connections."""
         await self._client.aclose()
+
+
+async def decoded(response: httpx.Response) -> Any:
+    """The JSON of another node's answer. Raises the error that it stands for."""
+    raw = await response.aread()
+    await response.aclose()
+    if response.is_error:
+        raise error_of(response.status_code, raw, response.headers.get("retry-after"))
+    return msgspec.json.decode(raw)
 
 
 class RoutedSubmit(SubmitRoute):
@@ -207,8 +186,9 @@ class RoutedSubmit(SubmitRoute):
     async def answer(self, headers: Headers, query: bytes, body: bytes) -> Answer:
         given = list(headers)
         key = next((value for name, value in given if name == b"idempotency-key"), b"")
-        forwarded = any(name == FORWARDED for name, _ in given)
+        forwarded = any(name == FORWARDED_HEADER for name, _ in given)
         partition = _named(given) if forwarded else self._place(key, body)
+        target = f"{PATH}?{query.decode()}" if query else PATH
         over = asyncio.get_running_loop().time() + self._places.wait_s
         elsewhere = [] if forwarded or not key else [one for one in self._places.homes(key) if one != partition]
         while True:
@@ -231,7 +211,7 @@ class RoutedSubmit(SubmitRoute):
                     await asyncio.sleep(_PAUSE_S)
                     continue
                 named = [] if partition is None else [(listing.PARTITIONS, b"%d" % partition)]
-                sent = await self._router.send(place, "POST", _target(query), [*given, *named], body)
+                sent = await self._router.send(place, "POST", target, [*given, *named], body)
             except PartitionMoving as error:
                 return problem_answer(error)
             if sent is not None:
@@ -244,13 +224,14 @@ class RoutedSubmit(SubmitRoute):
         """The partition that a submission belongs to; None if any will do.
 
         Limits are counted by one owner, so that whatever might have some goes to the same partition; a run by name too,
-        whose descriptor is not at hand here. What starts other workflows needs the definitions, which are there.
+        whose descriptor is not at hand here. What starts other workflows is there too: these are in the partition of
+        their parent, and might have limits.
         """
         if (body[:1] == b"{" and b'"name"' in body[:4096] and b'"steps"' not in body) or any(
             word in body for word in _LIMITED
         ):
             return HOME
-        if not self._places.shared and _MAY_HAVE_CHILDREN.search(body):
+        if _MAY_HAVE_CHILDREN.search(body):
             return HOME
         return self._places.homes(key)[0] if key else None
 
@@ -276,16 +257,22 @@ class Routing:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI."""
+        if scope["type"] != "http":
+            await self._application(scope, receive, send)
+            return
+        forwarded = any(name == FORWARDED_HEADER for name, _ in scope["headers"])
+        token = FORWARDED.set(forwarded)
         try:
-            partition = self._partition(scope) if scope["type"] == "http" else None
-            if scope["type"] == "http":
-                ASKED.set(listing.asked(scope["headers"]))
+            partition = self._partition(scope)
+            ASKED.set(listing.asked(scope["headers"]))
             if partition is None:
                 await self._application(scope, receive, send)
             else:
-                await self._in(partition, scope, receive, send)
+                await self._in(partition, forwarded, scope, receive, send)
         except (PartitionMoving, Unsupported, WorkflowNotFound) as error:
             await _send_answer(send, problem_answer(error))
+        finally:
+            FORWARDED.reset(token)
 
     def _partition(self, scope: Any) -> int | None:
         """The partition whose owner must answer; None if it does not matter which node does.
@@ -294,6 +281,8 @@ class Routing:
         """
         path, method = scope["path"], scope["method"]
         reads = method in ("GET", "HEAD", "OPTIONS")
+        if path == PATH or path.startswith((*_SAME_EVERYWHERE, *_EVERYWHERE)):
+            return None
         if path.startswith(f"{PATH}/"):
             name, _, rest = path.removeprefix(f"{PATH}/").partition("/")
             try:
@@ -305,40 +294,66 @@ class Routing:
             local = self._router.places.local(partition) is not None
             needs_owner = not reads or rest == "events" or not self._router.places.shared
             return partition if local or needs_owner else None
-        if path == PATH or path.startswith(_SAME_EVERYWHERE):
-            return None
+        if path.startswith(_HOME_ROUTES) and (not reads or _TRIGGERS.fullmatch(path)):
+            return HOME
         if reads:
             return None if self._router.places.shared else HOME
-        if path.startswith(_HOME_ROUTES):
-            return HOME
         raise Unsupported(f"{method} {path} is not for clusters: it would reach one partition alone")
 
-    async def _in(self, partition: int, scope: Any, receive: Any, send: Any) -> None:
+    async def _in(self, partition: int, forwarded: bool, scope: Any, receive: Any, send: Any) -> None:
         if partition >= self._router.places.partitions:
             raise WorkflowNotFound(f"there is no partition {partition}: no workflow of it can exist")
-        headers, body, over = scope["headers"], None, asyncio.get_running_loop().time() + self._router.places.wait_s
-        forwarded = any(name == FORWARDED for name, _ in headers)
+        reads = scope["method"] == "GET"
+        headers, over = scope["headers"], asyncio.get_running_loop().time() + self._router.places.wait_s
+        body = b"" if reads else await _read(receive, self._max_body_bytes)
         while True:
             place = await self._router.owner(partition, forwarded=forwarded)
-            if not isinstance(place, str):
-                token = _CONTROL.set(place)
-                try:
-                    await self._application(scope, receive if body is None else _replay(body, receive), send)
-                finally:
-                    _CONTROL.reset(token)
+            if isinstance(place, str):
+                answer = await self._router.send(place, scope["method"], _target(scope), headers, body)
+                if answer is not None:
+                    await _relay(answer, send)
+                    return
+            elif reads:
+                await self._here(place, scope, receive, send)
                 return
-            if body is None:
-                body = await _read(receive, self._max_body_bytes)
-            target = scope["raw_path"].decode() + (
-                f"?{scope['query_string'].decode()}" if scope["query_string"] else ""
-            )
-            answer = await self._router.send(place, scope["method"], target, headers, body)
-            if answer is not None:
-                await _relay(answer, send)
-                return
+            else:
+                kept = _Kept()
+                await self._here(place, scope, _replay(body, receive), kept.take)
+                if not kept.refused or forwarded:
+                    await kept.give(send)
+                    return
             if asyncio.get_running_loop().time() >= over:
                 raise PartitionMoving(f"the owner of partition {partition} does not answer", retry_after_s=1.0)
             await asyncio.sleep(_PAUSE_S)
+
+    async def _here(self, control: Control, scope: Any, receive: Any, send: Any) -> None:
+        token = CONTROL.set(control)
+        try:
+            await self._application(scope, receive, send)
+        finally:
+            CONTROL.reset(token)
+
+
+class _Kept:
+    """An answer of this process that is kept until it is clear that nobody else has to give it."""
+
+    def __init__(self) -> None:
+        self._messages: list[Any] = []
+
+    async def take(self, message: Any) -> None:
+        """As ASGI's send."""
+        self._messages.append(message)
+
+    @property
+    def refused(self) -> bool:
+        """Whether nothing was done, because the partition is on its way to another owner."""
+        status = self._messages[0]["status"] if self._messages else 0
+        return status in _REFUSALS and _refused(b"".join(one.get("body", b"") for one in self._messages))
+
+    async def give(self, send: Any) -> None:
+        """Pass it on."""
+        for message in self._messages:
+            await send(message)
 
 
 def _named(headers: Headers) -> int | None:
@@ -355,8 +370,9 @@ def _refused(body: bytes) -> bool:
     return any(code in body for code in _NOT_TAKEN)
 
 
-def _target(query: bytes) -> str:
-    return f"{PATH}?{query.decode()}" if query else PATH
+def _target(scope: Any) -> str:
+    path, query = str(scope["raw_path"].decode()), scope["query_string"].decode()
+    return f"{path}?{query}" if query else path
 
 
 async def _answer(response: httpx.Response) -> Answer:

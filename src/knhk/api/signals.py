@@ -13,6 +13,7 @@ from knhk.domain.identifier import to_text
 from knhk.domain.times import rfc3339
 from knhk.domain.units import parse_duration_ns
 from knhk.engine.control import Control
+from knhk.engine.signals import Published
 
 _ACTOR: Final = "api"
 _CHANGES: Final = problem_responses(404, 409, 413, 422, 429, 503)
@@ -61,11 +62,15 @@ class EventBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class EventAnswer(msgspec.Struct):
-    """The event is on disk; these runs have it by now, and its triggers have started those."""
+    """The event is on disk; these runs have it by now, and its triggers have started those.
+
+    `pending` get it as soon as the node that has them answers, without anybody's help.
+    """
 
     event_id: str
     record: str
     delivered_to: list[str]
+    pending: list[str]
     started: list[str]
     kept_until: str
     replayed: bool
@@ -119,12 +124,27 @@ def signal_handlers(control: Control) -> list[Any]:
             keep_ns=_duration_ns(data.keep),
             actor=_ACTOR,
         )
-        delivered, started = [to_text(one) for one in done.delivered_to], [to_text(one) for one in done.started]
-        return EventAnswer(
-            done.event_id, to_text(done.record_id), delivered, started, rfc3339(done.kept_until_ns), done.replayed
-        )
+        return _shown(done)
 
-    return [signal_workflow, approve_workflow, reject_workflow, publish_event]
+    @post(
+        "/workflows/{workflow_id:str}/kept-events/{record:str}",
+        status_code=200,
+        summary="Give a kept event to a workflow",
+        responses=problem_responses(404, 503),
+    )
+    async def give_event(
+        workflow_id: WorkflowId, record: Annotated[str, PathParameter(description="The event's record.")]
+    ) -> dict[str, bool]:
+        """The run takes it if it waits for it. The nodes of a cluster do this by themselves."""
+        return {"taken": await signals.give_kept(identifier.parse(workflow_id), identifier.parse(record))}
+
+    return [signal_workflow, approve_workflow, reject_workflow, publish_event, give_event]
+
+
+def _shown(done: Published) -> EventAnswer:
+    delivered, pending, started = (list(map(to_text, ids)) for ids in (done.delivered_to, done.pending, done.started))
+    kept_until = rfc3339(done.kept_until_ns)
+    return EventAnswer(done.event_id, to_text(done.record_id), delivered, pending, started, kept_until, done.replayed)
 
 
 def _duration_ns(text: str) -> int:

@@ -11,13 +11,16 @@ from knhk.cluster.assignment import partition_of_key
 from knhk.cluster.etcd import Etcd
 from knhk.cluster.member import Member, Settings
 from knhk.cluster.view import Node as NodeEntry
-from knhk.domain.errors import Fenced, KnhkError, NotFound
+from knhk.domain.errors import Fenced, KnhkError, NotFound, PartitionMoving
+from knhk.domain.identifier import partition_of, to_text
 from knhk.domain.times import rfc3339
 from knhk.engine.control import Control
+from knhk.engine.projector import FOLD
 from knhk.engine.service import Engine
 from knhk.observability.logs import get
 from knhk.persistence.postgres import PostgresStore
 
+_LOOK_S: Final = 0.05
 _NS: Final = 1_000_000_000
 _ETCD_TIMEOUT_SHARE: Final = 0.25
 
@@ -54,6 +57,7 @@ class Cluster:
         # Fence first: only then is it certain that no younger block, and no younger id, can come to be there.
         await self._store.acquire(partition)
         engine = self._node.engine_of(partition)
+        engine.signals.elsewhere = self._give_event
         await self._node.start_engine(partition, engine)
         assert engine.halted is not None
         engine.halted.add_done_callback(lambda halted: self._has_halted(partition, engine, halted.result()))
@@ -114,6 +118,11 @@ class Cluster:
         self._turn += 1
         return others[self._turn % len(others)] if others else None
 
+    def others(self) -> Sequence[str]:
+        nodes = self.member.view.nodes
+        owners = {held.owner.node_id for held in self.member.view.owners.values()}
+        return [node.api for name, node in nodes.items() if name in owners and name != self.member.node.node_id]
+
     def listing(self, partition: int) -> Control:
         engine = self._node.engines.get(partition)
         if engine is not None:
@@ -121,6 +130,25 @@ class Cluster:
         if partition not in self._listers:
             self._listers[partition] = self._node.engine_of(partition).control
         return self._listers[partition]
+
+    async def projected(self) -> None:
+        """Wait until the lists show what is committed now, in all partitions. Raises PartitionMoving."""
+        over = asyncio.get_running_loop().time() + self.wait_s
+        for partition in range(self.partitions):
+            head = await self._store.head(partition)
+            projections = self._store.projections_of(partition)
+            while head is not None and await projections.cursor(FOLD) < head.block().height:
+                if asyncio.get_running_loop().time() >= over:
+                    raise PartitionMoving(f"the lists of partition {partition} are behind", retry_after_s=1.0)
+                await asyncio.sleep(_LOOK_S)
+
+    async def _give_event(self, workflow_id: int, record_id: int) -> bool:
+        target = f"/workflows/{to_text(workflow_id)}/kept-events/{to_text(record_id)}"
+
+        async def here(control: Control) -> dict[str, bool]:
+            return {"taken": await control.signals.give_kept(workflow_id, record_id)}
+
+        return bool((await self.router.call(partition_of(workflow_id), here, "POST", target))["taken"])
 
     # -- as operators see it
 

@@ -18,7 +18,7 @@ def complaint(config: Config) -> str:
     if is_clustered(config):
         return (
             "this node is one of a cluster: service levels, alerts, snapshots and drills do not run on it, and remote "
-            "workers, POST /events and bulk decisions are refused; docs/cluster.md says what to use instead"
+            "workers are refused; docs/cluster.md says what to use instead"
         )
     if not config.cluster.mode:
         return ""

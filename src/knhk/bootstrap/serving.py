@@ -101,7 +101,8 @@ def _api_of(node: Node, cluster: "Cluster | None", protection: NodeProtection, a
     from knhk.api.cluster import cluster_handlers
     from knhk.api.fast_path import protocol_for
     from knhk.api.protection import protection_handlers
-    from knhk.api.routing import RoutedSubmit, Routing, routed
+    from knhk.api.routed_control import routed
+    from knhk.api.routing import RoutedSubmit, Routing
     from knhk.api.submit import SubmitRoute
     from knhk.api.workers import worker_handlers
 
@@ -109,6 +110,7 @@ def _api_of(node: Node, cluster: "Cluster | None", protection: NodeProtection, a
     control, route = node.engine.control, SubmitRoute(node.engine.control, most_bytes)
     if cluster is not None:
         control, route = routed(cluster.router), RoutedSubmit(cluster.router, most_bytes)
+        protection.erasure.runs, protection.erasure.projected = control, cluster.projected
     further = [
         *action_handlers(node.registry),
         *worker_handlers(node.engine.workers, max_wait_ns=workers.max_wait_ns, max_batch=workers.max_batch),

@@ -292,7 +292,7 @@ class Engine:
         self.sleepers.start()
         if self.settings.leading:
             self.triggers.start()
-            self.signals.start()
+        self.signals.start(leading=self.settings.leading)
         self._tasks = [
             asyncio.create_task(self._load_limits(), name="limits"),
             asyncio.create_task(self._watch_disk(), name="disk-watch"),

@@ -5,11 +5,16 @@ An event is a record of its own, durable before anybody is told. It is then look
 projection up to the very commit of the event; and a step that begins to wait looks for events up to its own commit. One
 of the two sees the other, whatever the order. After a crash every event that is still kept is handed out again; a run
 takes each only once, by its id.
+
+Where partitions share their rows, the leader's has the events, and gives them to runs of other partitions through their
+owners. Both sides look at the same rows, so that what was said above holds for them too.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -20,21 +25,23 @@ from knhk.domain.errors import (
     InvalidInputs,
     InvalidParameter,
     KnhkError,
+    NotFound,
     Overloaded,
+    Unavailable,
     WorkflowNotFound,
 )
 from knhk.domain.event import Event
-from knhk.domain.identifier import to_text
+from knhk.domain.identifier import partition_of, to_text
 from knhk.domain.plan import Block, Plan
 from knhk.domain.run import Run
 from knhk.domain.waits import MOST_KEPT, Verdict, Waiting
 from knhk.engine.admission import Admission
 from knhk.engine.arrivals import Arrivals
-from knhk.engine.committer import OUTPUT, Committer
+from knhk.engine.committer import OUTPUT, Batch, Committer
 from knhk.engine.inbound import Inbound
 from knhk.engine.projector import FOLD, Projector
 from knhk.engine.records import tail
-from knhk.engine.topic_rows import KeptEvent, kept_events, topic_of, waiting_runs
+from knhk.engine.topic_rows import KeptEvent, all_waiting, kept_events, topic_of, waiting_runs
 from knhk.engine.triggers import Triggers
 from knhk.ports.environment import Clock, Ids
 from knhk.ports.journal import Claim, Journal, record_key
@@ -44,11 +51,16 @@ LONGEST: Final = 255
 SHORTEST_KEPT_NS: Final = 60_000_000_000
 """An event that a crash keeps from being handed out is still there after the restart."""
 LONGEST_KEPT_NS: Final = 30 * 86_400 * 1_000_000_000
+_Rows = TypeVar("_Rows")
 _KIND: Final = "event"
 _AT_ONCE: Final = 100
 _RETRY_S: Final = 0.5
 _TEXT: Final = b'{"event": "a record, not a workflow"}'
 _PLAN: Final = Plan(sha256(_TEXT).digest(), "", "", "", {}, "Sigma", 0, Block((), {}, (), (), (), True), None, (), ())
+
+
+Elsewhere = Callable[[int, int], Awaitable[bool]]
+"""Has the owner of a run give it a kept event, by the ids of both: see Signals.give_kept."""
 
 
 class Delivered(msgspec.Struct, frozen=True):
@@ -60,7 +72,8 @@ class Delivered(msgspec.Struct, frozen=True):
 
 
 class Published(msgspec.Struct, frozen=True):
-    """What became of an event: the runs that have it by now, and those that it started.
+    """What became of an event: the runs that have it by now, those that it started, and those that get it a little
+    later, because their owner does not answer just now.
 
     It is kept for further ones until a time (Unix, ns).
     """
@@ -70,6 +83,7 @@ class Published(msgspec.Struct, frozen=True):
     delivered_to: list[int]
     kept_until_ns: int
     replayed: bool = False
+    pending: list[int] = []
     started: list[int] = []
 
 
@@ -96,7 +110,9 @@ class Signals:
         self._journal, self._projections, self._projector = journal, projections, projector
         self._clock, self._ids = clock, ids
         self.triggers: Triggers
-        self._claims: dict[bytes, asyncio.Future[None]] = {}
+        self.elsewhere: Elsewhere | None = None
+        """Gives events to the runs of other partitions; None if there are none."""
+        self._claims: dict[bytes, Batch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def signal(
@@ -186,26 +202,39 @@ class Signals:
         self._committer.add(live, Event(now, detail, actor=actor, output_digest=payload.digest(raw)), output=raw)
         batch = live.batch
         assert batch is not None
-        self._claims[key] = asyncio.get_running_loop().create_future()
-        batch.after.append(lambda: self._claims.pop(key).set_result(None))
+        self._claims[key] = batch
+        batch.after.append(partial(self._claims.__delitem__, key))
         await batch.committed()
         kept = KeptEvent(record_id, event, correlate, event_id, kept_until_ns)
         await self._projector.reached(batch.height)
-        delivered = await self._hand_out(kept, raw, actor)
+        delivered, pending = await self._hand_out(kept, raw, actor)
         try:
             started = await self.triggers.on_event(event, correlate, event_id, record_id, data)
         except KnhkError:
             started = []  # The event is on disk, and what it starts follows.
             self._spawn(self._start_again(kept))
-        return Published(event_id, record_id, delivered, kept_until_ns, started=[one.workflow_id for one in started])
+        runs = [one.workflow_id for one in started]
+        return Published(event_id, record_id, delivered, kept_until_ns, pending=pending, started=runs)
+
+    async def give_kept(self, workflow_id: int, record_id: int) -> bool:
+        """Give an event that is kept to a run of this partition; whether it has it. Raises WorkflowNotFound."""
+        receipts = await self._journal.receipts(record_id)
+        detail = receipts[0].receipt().typed_detail() if receipts else None
+        if not isinstance(detail, ev.EventReceived):
+            raise WorkflowNotFound(f"there is no event {to_text(record_id)}")
+        raw = await self._journal.payload(record_id, 0, OUTPUT)
+        if raw is None:
+            return False
+        kept = KeptEvent(record_id, detail.name, detail.correlate, detail.id, detail.kept_until_ns)
+        return await self._give(workflow_id, kept, raw, receipts[0].receipt().actor)
 
     def began_to_wait(self, workflow_id: int, event: str, correlate: str, height: int) -> None:
         """A step's wait is durable: look for an event that is kept for it."""
         self._spawn(self._look_for_kept(workflow_id, event, correlate, height))
 
-    def start(self) -> None:
-        """Hand out again what was kept before this process began."""
-        self._spawn(self._hand_out_all())
+    def start(self, *, leading: bool = True) -> None:
+        """Hand out again what was kept before this process began; only the leader starts what events start."""
+        self._spawn(self._hand_out_all(leading))
 
     async def stop(self) -> None:
         """Hand out nothing any more; what is left follows after the next start."""
@@ -221,9 +250,9 @@ class Signals:
     async def _known(self, key: bytes) -> Claim | None:
         """The event with this id, once it is durable; None if there is none, until something is awaited."""
         while True:
-            open_claim = self._claims.get(key)
-            if open_claim is not None:
-                await asyncio.shield(open_claim)
+            open_batch = self._claims.get(key)
+            if open_batch is not None:
+                await open_batch.committed()
             known = await self._journal.claim(key)
             if known is not None or key not in self._claims:
                 return known
@@ -234,18 +263,32 @@ class Signals:
         assert isinstance(detail, ev.EventReceived)
         return Published(event_id, known.workflow_id, [], detail.kept_until_ns, replayed=True)
 
-    async def _hand_out(self, kept: KeptEvent, raw: bytes, actor: str) -> list[int]:
-        """Give an event to all runs that wait for it now."""
-        topic, after, delivered = topic_of(kept.event, kept.correlate), None, []
+    async def _hand_out(self, kept: KeptEvent, raw: bytes, actor: str) -> tuple[list[int], list[int]]:
+        """Give an event to all runs that wait for it now; who has it, and who gets it when its owner answers."""
+        topic, after = topic_of(kept.event, kept.correlate), None
+        delivered, pending = list[int](), list[int]()
+
+        async def give(workflow_id: int) -> None:
+            try:
+                if await self._give(workflow_id, kept, raw, actor):
+                    delivered.append(workflow_id)
+            except Unavailable:
+                pending.append(workflow_id)
+                self._spawn(self._patiently_give(workflow_id, kept))
+
         while True:
             ids, after = await waiting_runs(self._projections, FOLD, topic, after, _AT_ONCE)
-            taken = await asyncio.gather(*[self._give(one, kept, raw, actor) for one in ids])
-            delivered += [one for one, took in zip(ids, taken, strict=True) if took]
+            await asyncio.gather(*map(give, ids))
             if after is None:
-                return delivered
+                return sorted(delivered), sorted(pending)
 
     async def _give(self, workflow_id: int, kept: KeptEvent, raw: bytes, actor: str) -> bool:
         """Give an event to a run, if a step of it waits for it and it has not had it."""
+        if self.elsewhere is not None and partition_of(workflow_id) != self._partition:
+            try:
+                return await self.elsewhere(workflow_id, kept.record_id)
+            except NotFound:
+                return False
         try:
             async with self._arrivals.hold(workflow_id) as live:
                 run = live.run
@@ -269,19 +312,21 @@ class Signals:
             if (kept.event, kept.correlate) == (event, correlate):
                 await self._patiently_give(workflow_id, kept)
 
-    async def _hand_out_all(self) -> None:
+    async def _hand_out_all(self, leading: bool) -> None:
         head = await self._journal.head(self._partition)
         if head is not None:
             await self._projector.reached(head.block().height)
-        for kept in await self._patiently_kept(b""):
-            await self._start_again(kept)
-            topic, after = topic_of(kept.event, kept.correlate), None
-            while True:
-                ids, after = await waiting_runs(self._projections, FOLD, topic, after, _AT_ONCE)
-                for one in ids:
+        events = await self._patiently_kept(b"")
+        topics = {topic_of(kept.event, kept.correlate) for kept in events}
+        waiting = await self._patiently(lambda: all_waiting(self._projections, FOLD, topics))
+        for kept in events:
+            if leading:
+                await self._start_again(kept)
+            for one in waiting.get(topic_of(kept.event, kept.correlate), ()):
+                if partition_of(one) == self._partition:
                     await self._patiently_give(one, kept)
-                if after is None:
-                    break
+                elif leading and self.elsewhere is not None:  # in vain perhaps for a while, which holds up nobody else
+                    self._spawn(self._patiently_give(one, kept))
 
     async def _start_again(self, kept: KeptEvent) -> None:
         """Start the runs that an event has to start, those of them that it has not."""
@@ -297,14 +342,17 @@ class Signals:
             await self._clock.sleep(_RETRY_S)
 
     async def _patiently_kept(self, topic: bytes) -> list[KeptEvent]:
+        return await self._patiently(lambda: kept_events(self._projections, FOLD, topic, self._clock.now_ns()))
+
+    async def _patiently(self, read: Callable[[], Awaitable[_Rows]]) -> _Rows:
         while True:
             try:
-                return await kept_events(self._projections, FOLD, topic, self._clock.now_ns())
+                return await read()
             except KnhkError:
                 await self._clock.sleep(_RETRY_S)
 
     async def _patiently_give(self, workflow_id: int, kept: KeptEvent) -> None:
-        while True:
+        while self._clock.now_ns() < kept.kept_until_ns:
             try:
                 raw = await self._journal.payload(kept.record_id, 0, OUTPUT)
                 if raw is not None:

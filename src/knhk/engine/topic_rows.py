@@ -8,6 +8,7 @@ A topic is an event's name with a correlation, as 16 bytes of their SHA-256.
 Times are Unix time in ns. A row may outlive what it stands for; the run itself says whether it waits.
 """
 
+from collections.abc import Collection
 from hashlib import sha256
 from typing import Final
 
@@ -78,6 +79,21 @@ async def waiting_runs(
     rows = await projections.rows(fold, WAITING + topic, before=before, limit=limit)
     ids = [int.from_bytes(key[-8:]) for key, _ in rows]
     return ids, rows[-1][0] if len(rows) == limit else None
+
+
+async def all_waiting(projections: Projections, fold: str, topics: Collection[bytes]) -> dict[bytes, list[int]]:
+    """The runs that wait for any of these topics, by topic: one pass over all who wait, however many topics."""
+    found: dict[bytes, list[int]] = {}
+    before: bytes | None = None
+    while topics:
+        rows = await projections.rows(fold, WAITING, before=before, limit=_PAGE)
+        for key, _ in rows:
+            if (topic := key[1:-8]) in topics:
+                found.setdefault(topic, []).append(int.from_bytes(key[-8:]))
+        if len(rows) < _PAGE:
+            break
+        before = rows[-1][0]
+    return found
 
 
 async def kept_events(projections: Projections, fold: str, topic: bytes, now_ns: int) -> list[KeptEvent]:

@@ -5,11 +5,11 @@ in the key ring before it begins, and goes on after a crash until it is done.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from knhk.domain.errors import IllegalTransition, KnhkError
-from knhk.domain.identifier import at_ms, parse
+from knhk.domain.identifier import at_ms, parse, to_text
 from knhk.engine.control import Filter
 from knhk.engine.service import Engine
 from knhk.observability.logs import get
@@ -34,6 +34,10 @@ class Erasure:
     def __init__(self, engine: Engine, clock: Clock, ring: KeyRing | None, note_ring: Callable[[], None]) -> None:
         """`ring` is that of data which are encrypted; `note_ring` tells the store of its newest generation."""
         self._engine, self._clock, self._ring, self._note_ring = engine, clock, ring, note_ring
+        self.runs = engine.control
+        """What lists and erases runs: in a cluster those of all partitions."""
+        self.projected: Callable[[], Awaitable[None]] = self._projected
+        """Waits until the lists show all that is committed."""
         self._turn = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._failure = ""
@@ -76,12 +80,10 @@ class Erasure:
 
     async def _runs(self, name: str, until_ms: int) -> tuple[list[int], list[str]]:
         """The department's runs that were submitted by then: those that ended and keep payloads, and the others."""
-        height = self._engine.committer.height
-        while self._engine.projector.cursor < height and self._engine.projector.failed is None:
-            await self._clock.sleep(_LOOK_S)
+        await self.projected()
         ended, living, before = list[int](), list[str](), None
         while True:
-            rows, before = await self._engine.control.listing(Filter(department=name), before=before, limit=_PAGE)
+            rows, before = await self.runs.listing(Filter(department=name), before=before, limit=_PAGE)
             for row in rows:
                 number = parse(row["workflow_id"])
                 if at_ms(number) > until_ms or row["department"] != name:
@@ -93,10 +95,30 @@ class Erasure:
             if before is None:
                 return ended, living
 
+    async def _projected(self) -> None:
+        height = self._engine.committer.height
+        while self._engine.projector.cursor < height and self._engine.projector.failed is None:
+            await self._clock.sleep(_LOOK_S)
+
     async def _erase(self, runs: list[int], actor: str, reason: str) -> None:
-        erase = self._engine.control.erase
+        """Erase them all, and go on if some cannot be: those are named, and erasing again erases them."""
+        failed: dict[int, KnhkError] = {}
+
+        async def one(run: int) -> None:
+            try:
+                await self.runs.erase(run, actor=actor, reason=reason)
+            except KnhkError as error:
+                failed[run] = error
+
         for at in range(0, len(runs), _AT_ONCE):
-            await asyncio.gather(*[erase(run, actor=actor, reason=reason) for run in runs[at : at + _AT_ONCE]])
+            await asyncio.gather(*map(one, runs[at : at + _AT_ONCE]))
+        if failed:
+            named = ", ".join(f"{to_text(run)}: {error.message}" for run, error in list(failed.items())[:_NAMED])
+            first = next(iter(failed.values()))
+            raise type(first)(
+                f"{len(runs) - len(failed)} of {len(runs)} workflow(s) were erased; not {named}",
+                retry_after_s=first.retry_after_s,
+            )
 
     async def _finish_begun(self) -> None:
         assert self._ring is not None

@@ -31,6 +31,7 @@ OPERATIONS = {
         (f"/workflows/{{workflow_id}}/{verb}", "post")
         for verb in ("cancel", "pause", "resume", "retry", "signals", "approve", "reject", "fork")
     ),
+    ("/workflows/{workflow_id}/kept-events/{record}", "post"),
 }
 
 
