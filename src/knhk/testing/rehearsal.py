@@ -63,8 +63,8 @@ class Result(msgspec.Struct, frozen=True):
         return found
 
     def step(self, name: str) -> dict[str, Any]:
-        """A step: its `state`, `attempts`, `output` and `failure`. Raises KeyError."""
-        for one in self.run["steps"]:
+        """A step, also one inside by its path: its `state`, `attempts`, `output` and `failure`. Raises KeyError."""
+        for one in [*self.run["steps"], *self.run.get("inside", ())]:
             if one["name"] == name:
                 return dict(one)
         raise KeyError(name)
