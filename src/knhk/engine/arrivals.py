@@ -1,13 +1,24 @@
-"""Bringing a run into memory, once: whoever needs a run that is on disk comes through here, one at a time per run."""
+"""Bringing a run into memory, once: whoever needs a run that is on disk comes through here, one at a time per run.
+
+A long run that has just left memory is kept for a while: a parent whose thousand children end one after the other would
+else be folded from all of its receipts a thousand times. It is what the journal says as long as nobody else writes, and
+everybody who writes comes through here.
+"""
 
 import asyncio
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from knhk.engine.live import LiveRun
 from knhk.engine.loader import Loader
 from knhk.engine.scheduler import Scheduler
+
+_LONG: Final = 32
+"""A run with fewer receipts is folded again in no time."""
+_KEPT_RECEIPTS: Final = 200_000
+"""So many receipts may the runs have together that are kept, so that waiting costs no memory to speak of."""
 
 
 class Arrivals:
@@ -18,6 +29,8 @@ class Arrivals:
         self._locks: dict[int, asyncio.Lock] = {}
         self._holders: Counter[int] = Counter()
         self._open = asyncio.Event()
+        self._kept: OrderedDict[int, LiveRun] = OrderedDict()
+        self._kept_receipts = 0
 
     def open(self) -> None:
         """All runs that were under way are in memory."""
@@ -38,7 +51,7 @@ class Arrivals:
         self._holders[workflow_id] += 1
         try:
             async with lock:
-                live = self._scheduler.find(workflow_id)
+                live = self._scheduler.find(workflow_id) or self._taken(workflow_id)
                 if live is None or live.run.ended:
                     if live is not None and live.batch is not None:
                         await live.batch.committed()
@@ -48,6 +61,22 @@ class Arrivals:
             self._holders[workflow_id] -= 1
             if not self._holders[workflow_id]:
                 del self._holders[workflow_id], self._locks[workflow_id]
+
+    def keep(self, live: LiveRun) -> None:
+        """A run has left memory, and is what the journal says."""
+        if live.run.seq < _LONG:
+            return
+        self._kept[live.run.workflow_id] = live
+        self._kept_receipts += live.run.seq
+        while self._kept_receipts > _KEPT_RECEIPTS:
+            _, oldest = self._kept.popitem(last=False)
+            self._kept_receipts -= oldest.run.seq
+
+    def _taken(self, workflow_id: int) -> LiveRun | None:
+        live = self._kept.pop(workflow_id, None)
+        if live is not None:
+            self._kept_receipts -= live.run.seq
+        return live
 
     def is_held(self, workflow_id: int) -> bool:
         """Whether somebody has the run, or is about to."""

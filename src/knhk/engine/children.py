@@ -140,7 +140,8 @@ class Children:
                 raw = payload.encode(results if run.state is RunState.COMPLETED else None)
                 live.signals[live.run.seq] = raw
                 detail = ev.ChildEnded(run.workflow_id, str(run.state), run.failure)
-                await self._inbound.record(live, detail, _ACTOR, data=raw)
+                batch = self._inbound.add(live, detail, _ACTOR, data=raw)
+            await batch.committed()  # Not before the next child can tell the parent: many ends are one commit.
 
     async def _end(self, child: int, parent: int) -> None:
         while True:

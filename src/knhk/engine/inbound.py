@@ -4,7 +4,7 @@ from knhk.domain import event as ev
 from knhk.domain import payload
 from knhk.domain.event import Event
 from knhk.domain.run import RunState
-from knhk.engine.committer import Committer
+from knhk.engine.committer import Batch, Committer
 from knhk.engine.live import LiveRun
 from knhk.engine.requests import Reused
 from knhk.engine.scheduler import Scheduler
@@ -20,7 +20,13 @@ class Inbound:
     async def record(
         self, live: LiveRun, detail: ev.AnyDetail, actor: str, *, step: str = "", data: bytes | None = None
     ) -> None:
-        """Add what was decided to the run, with data as its output, and let the run go on."""
+        """Add what was decided to the run, with data as its output, let the run go on, and wait until it is durable."""
+        await self.add(live, detail, actor, step=step, data=data).committed()
+
+    def add(
+        self, live: LiveRun, detail: ev.AnyDetail, actor: str, *, step: str = "", data: bytes | None = None
+    ) -> Batch:
+        """The same without the wait: the commit on which it is left to the caller to wait, when it has let go."""
         digest = b"" if data is None else payload.digest(data)
         event = Event(self._clock.now_ns(), detail, step=step, actor=actor, output_digest=digest)
         self._committer.add(live, event, output=data)
@@ -31,7 +37,7 @@ class Inbound:
         self._scheduler.take_in(live)
         if pending:
             self._scheduler.fill_slots()
-        await batch.committed()
+        return batch
 
     def reuse(self, live: LiveRun, reused: Reused) -> None:
         """A step of a fork has what it gave in the first run."""

@@ -56,7 +56,7 @@ class Scheduler:
     """Takes the runs of one partition forward.
 
     `max_active` bounds the runs that have a slot; `tick_ns` is the unit of covenant Chatman's latency. `ended` is
-    called with each run whose end is durable, `parked` with (workflow id, wake time in ns) of each that left memory.
+    called with each run whose end is durable, `parked` with each that left memory because it only waits.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Scheduler:
         max_active: int,
         tick_ns: int,
         ended: Callable[[LiveRun], None],
-        parked: Callable[[int, int], None],
+        parked: Callable[[LiveRun], None],
     ) -> None:
         self.active = Active()
         self.holders = Holders()
@@ -266,7 +266,7 @@ class Scheduler:
                 self.left_children(live)
             elif run.workflow_id in self.active and not live.marked_live and self._is_parked(live):
                 self._release(live)
-                self._parked(run.workflow_id, live.timer_row_ns)
+                self._parked(live)
         self.fill_slots()
 
     def _tell_of_waits(self, piece: Piece, height: int) -> None:
@@ -281,7 +281,7 @@ class Scheduler:
         known = self.active.get(live.run.workflow_id)
         if known is live and not live.uncommitted and not live.marked_live and self._is_parked(live):
             self._release(live)
-            self._parked(live.run.workflow_id, live.timer_row_ns)
+            self._parked(live)
             self.fill_slots()
 
     def is_due(self, run: Run) -> bool:

@@ -399,8 +399,9 @@ class Engine:
                 waiter.set_result(None)
         self.children.ended(live)
 
-    def _parked(self, workflow_id: int, wake_ns: int) -> None:
-        self.sleepers.parked(workflow_id, wake_ns)
+    def _parked(self, live: LiveRun) -> None:
+        self.arrivals.keep(live)
+        self.sleepers.parked(live.run.workflow_id, live.timer_row_ns)
 
     def _halted(self, error: KnhkError) -> None:
         self.admission.closed = True

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from knhk.domain.errors import IllegalTransition
 from knhk.domain.event import NO_ORIGIN
 from knhk.domain.run import RunState
+from knhk.engine.live import LiveRun
 from tests.simulation.clock import in_virtual_time
 from tests.simulation.descriptors import step, workflow
 from tests.simulation.house import House
@@ -53,6 +54,26 @@ async def test_a_step_gives_what_its_child_gives(house: House) -> None:
     shown = await house.control.status(child)
     assert shown["parent"] == {"workflow_id": f"wf-{accepted.workflow_id}", "step": "child"}
     assert shown["definition"] == {"name": "part", "version": 1}
+    await settled(house)
+
+
+async def test_a_parent_whose_children_end_one_by_one_is_not_folded_for_each(house: House) -> None:
+    await put(house, step("nap", "wait", params={"duration": "${{ string(inputs.n) + 'h' }}"}))
+    each = step("each", "workflow", foreach={"in": list(range(1, 41)), "concurrency": 40}, params={"name": "part"})
+    each["params"]["input"] = {"n": "${{ item }}"}
+    accepted = await house.submit(workflow(each, timeout="100h"))
+    loads: Counter[int] = Counter()
+    load = house.engine.loader.load
+
+    async def counted(workflow_id: int) -> LiveRun:
+        loads[workflow_id] += 1
+        return await load(workflow_id)
+
+    house.engine.loader.load = counted  # type: ignore[method-assign]
+    await asyncio.sleep(42 * 3600)
+    assert (await house.fold(accepted.workflow_id)).state is RunState.COMPLETED
+    assert loads.total() <= 2 * 40 + 2
+    assert loads[accepted.workflow_id] <= 1
     await settled(house)
 
 
