@@ -12,7 +12,7 @@ from knhk.persistence import postgres_commit
 from knhk.persistence.journal_check import verify_all
 from knhk.persistence.postgres import PostgresStore
 from knhk.persistence.postgres_options import PostgresOptions
-from knhk.persistence.postgres_scan import TABLES
+from knhk.persistence.postgres_session import Session
 from knhk.persistence.verification import Trust
 from knhk.ports.append import Payload
 from knhk.ports.journal import Claim
@@ -51,11 +51,12 @@ async def begun(store: PostgresStore) -> CommitBuilder:
 
 
 async def everything(store: PostgresStore) -> dict[str, list[tuple[Any, ...]]]:
-    scanner = store.scanner()
+    session = Session(store._options)
     try:
-        return {table: sorted(tuple(row) for row in scanner.rows(f"SELECT * FROM {table}")) for table in TABLES}
+        tables = session.read("SELECT tablename FROM pg_tables WHERE schemaname = 'knhk'")
+        return {table: sorted(tuple(row) for row in session.read(f"SELECT * FROM {table}")) for (table,) in tables}
     finally:
-        scanner.close()
+        session.close()
 
 
 async def until(work: Any, timeout_s: float = 30.0) -> Any:

@@ -65,7 +65,7 @@ class _JournalCheck:
         await self._receipts(payloads)
         self._pruning.close(report)
         contents = report.missing
-        in_blocks = await self._blocks()
+        in_blocks = self._blocks()
         # A lost receipt shows in both passes. The blocks know the exact number, unless blocks are lost as well.
         report.missing = contents + max(self._gaps, report.missing - contents)
         stored = report.total_count + report.pruned
@@ -135,14 +135,14 @@ class _JournalCheck:
         self._descriptors[digest] = good
         return good
 
-    async def _blocks(self) -> int:
+    def _blocks(self) -> int:
         """Check all blocks; how many receipts they have."""
         in_blocks = 0
         for partition in self._read(self._scanner.partitions, []):
             chain = BlockChain(partition, self._trust, self.report)
             try:
-                for signed in self._scanner.scan_blocks(partition):
-                    in_blocks += await self._block(chain, signed)
+                for signed, receipts in self._scanner.scan_block_receipts(partition):
+                    in_blocks += self._block(chain, signed, receipts)
                     if not self.report.blocks % _PROGRESS_EVERY:
                         self._progress("blocks", self.report.blocks, max(self.report.blocks, self._blocks_total))
             except Corrupt as error:
@@ -153,13 +153,13 @@ class _JournalCheck:
         self.report.verified_count = max(0, verified - self._uncounted_faulty)
         return in_blocks
 
-    async def _block(self, chain: BlockChain, signed: SignedBlock) -> int:
+    def _block(self, chain: BlockChain, signed: SignedBlock, found: list[Sealed] | Corrupt) -> int:
         block = chain.link(signed)
-        try:
-            receipts = await self._journal.block_receipts(signed)
-        except Corrupt as error:
-            self.report.note("corrupt", error.message)
-            receipts = []
+        receipts: list[Sealed] = []
+        if isinstance(found, Corrupt):
+            self.report.note("corrupt", found.message)
+        else:
+            receipts = found
         self._in_blocks += sum(int.from_bytes(one.hash) for one in receipts)
         self._in_blocks %= _HASHES_MODULUS
         if block is not None and chain.seal(signed, block, receipts):

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from knhk.domain.errors import Conflict, DiskFull, InvalidConfiguration, StorageUnavailable
+from knhk.domain.errors import Conflict, Corrupt, DiskFull, InvalidConfiguration, StorageUnavailable
 from knhk.domain.histogram import Histogram
 from knhk.domain.identifier import partition_of
 from knhk.domain.receipt import Sealed, SignedBlock
@@ -142,12 +142,7 @@ class MemoryStore:
         return self._state.blocks.get(partition, [])[from_height : from_height + limit]
 
     async def block_receipts(self, signed: SignedBlock) -> list[Sealed]:
-        receipts = self._state.receipts
-        return [
-            sealed
-            for part in signed.slices
-            for sealed in receipts.get(part.workflow_id, [])[part.first_seq : part.first_seq + part.count]
-        ]
+        return _receipts_of(self._state, signed)
 
     async def receipts(self, workflow_id: int, from_seq: int = 0) -> list[Sealed]:
         return self._state.receipts.get(workflow_id, [])[from_seq:]
@@ -248,6 +243,10 @@ class MemoryScanner:
             if partition is None or one == partition:
                 yield from self._state.blocks[one]
 
+    def scan_block_receipts(self, partition: int) -> Iterator[tuple[SignedBlock, list[Sealed] | Corrupt]]:
+        for signed in self.scan_blocks(partition):
+            yield signed, _receipts_of(self._state, signed)
+
     def scan_payloads(self, partition: int | None = None) -> Iterator[tuple[int, int, int, bytes]]:
         for workflow_id in sorted(self._state.payloads, key=lambda one: (partition_of(one), one)):
             if partition is None or partition_of(workflow_id) == partition:
@@ -259,3 +258,11 @@ class MemoryScanner:
 
     def verify_files(self) -> int:
         return 0
+
+
+def _receipts_of(state: State, signed: SignedBlock) -> list[Sealed]:
+    return [
+        sealed
+        for part in signed.slices
+        for sealed in state.receipts.get(part.workflow_id, [])[part.first_seq : part.first_seq + part.count]
+    ]

@@ -27,8 +27,10 @@ from knhk.persistence.postgres_commit import ADD_PAYLOADS, Appending, appending
 from knhk.persistence.postgres_connections import Connections
 from knhk.persistence.postgres_options import PostgresOptions
 from knhk.persistence.postgres_projections import PartitionProjections
-from knhk.persistence.postgres_scan import PostgresScanner
+from knhk.persistence.postgres_rows import PostgresRows
+from knhk.persistence.postgres_session import Session
 from knhk.persistence.rocksdb_keys import run_key
+from knhk.persistence.row_scan import RowScanner
 from knhk.ports.append import Commit, Ownership
 from knhk.ports.environment import PublicKey
 from knhk.ports.journal import Claim
@@ -317,9 +319,9 @@ class PostgresStore:
     async def close(self) -> None:
         await self._connections.close()
 
-    def scanner(self) -> PostgresScanner:
+    def scanner(self) -> RowScanner:
         """Plain iterators over everything, for offline verification."""
-        return PostgresScanner(self._options)
+        return RowScanner(PostgresRows(Session(self._options).read), _IN_CLEAR)
 
 
 def _slice(raw: bytes, workflow_id: int, first_seq: int) -> list[Sealed]:

@@ -12,7 +12,7 @@ import asyncpg
 from knhk.domain.errors import InvalidConfiguration, Unsupported
 
 VERSION_TABLE: Final = "schema_version"
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 # Not to_regclass and to_regnamespace, which may answer from a cache what was so before the lock was waited for.
 _HAS_SCHEMA: Final = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)"

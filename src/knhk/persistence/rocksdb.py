@@ -57,7 +57,7 @@ from knhk.persistence.rocksdb_keys import (
 from knhk.persistence.rocksdb_opening import open_database
 from knhk.persistence.rocksdb_options import StoreOptions
 from knhk.persistence.rocksdb_rows import ProjectionRows
-from knhk.persistence.rocksdb_scan import RocksDbScanner
+from knhk.persistence.row_scan import RowScanner
 from knhk.persistence.stored_blocks import StoredRows
 from knhk.persistence.wal_writer import WalWriter
 from knhk.ports.append import Commit, Ownership
@@ -445,9 +445,9 @@ class RocksDbStore(ProjectionRows):
         """What is shipped to other places; for one use, since a reopened store has another database."""
         return StoredRows(self._database, self.cipher)
 
-    def scanner(self) -> RocksDbScanner:
+    def scanner(self) -> RowScanner:
         """Plain iterators over everything, for offline verification; close the store only when they are done."""
-        return RocksDbScanner(self._database, self.cipher)
+        return RowScanner(self._database, self.cipher)
 
 
 def _without_bodies(workflow_id: int, first: Sealed) -> KnhkError:

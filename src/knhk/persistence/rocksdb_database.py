@@ -108,6 +108,10 @@ class Database:
             raise self._failed(error, f"reading {family}") from error
         return value
 
+    def get_many(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of these keys, in their order."""
+        return [self.get(family, key) for key in keys]
+
     def _iterator(self, family: str) -> RdictIter | None:
         """An iterator; None where an older format, opened for reading only, has no such family."""
         self._open()

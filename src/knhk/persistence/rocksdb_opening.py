@@ -27,26 +27,15 @@ from knhk.persistence.rocksdb_keys import (
     FIRST_FAMILIES,
     FORMAT_VERSION,
     MAX_NUMBER,
-    PARTITION,
     block_key,
 )
 from knhk.persistence.rocksdb_options import StoreOptions
+from knhk.persistence.row_scan import partitions
 
 # A block's row alone is longer than this, so that a log of n bytes holds fewer than n / LEAST_COMMIT_BYTES commits.
 LEAST_COMMIT_BYTES: Final = 150
 READ_ONLY_ATTEMPTS: Final = 5
 READ_ONLY_PAUSE_S: Final = 0.05
-
-
-def partitions(database: Database) -> list[int]:
-    """The partitions that have blocks, ascending."""
-    found: list[int] = []
-    start = b""
-    while (row := next(database.scan("blocks", start, None), None)) is not None:
-        partition, _ = BLOCK.unpack(row[0])
-        found.append(partition)
-        start = PARTITION.pack(partition + 1)
-    return found
 
 
 def head(database: Database, partition: int) -> SignedBlock | None:

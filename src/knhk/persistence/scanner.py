@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Final, Protocol
 
+from knhk.domain.errors import Corrupt
 from knhk.domain.receipt import Sealed, SignedBlock
 from knhk.persistence.prune_records import SignedRecord
 from knhk.ports.journal import Journal
@@ -26,6 +27,13 @@ class JournalScanner(Protocol):
 
     def scan_blocks(self, partition: int | None = None) -> Iterator[SignedBlock]:
         """The blocks by partition and height."""
+        ...
+
+    def scan_block_receipts(self, partition: int) -> Iterator[tuple[SignedBlock, list[Sealed] | Corrupt]]:
+        """Each block of a partition with its receipts in leaf order, or why they cannot be read.
+
+        They are fewer than the block's count if some are missing.
+        """
         ...
 
     def scan_payloads(self, partition: int | None = None) -> Iterator[tuple[int, int, int, bytes]]:

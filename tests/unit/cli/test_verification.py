@@ -328,7 +328,7 @@ class Damaged:
         return broken
 
 
-@pytest.mark.parametrize("method", ["scan_receipts", "scan_blocks", "scan_payloads"])
+@pytest.mark.parametrize("method", ["scan_receipts", "scan_block_receipts", "scan_payloads"])
 def test_what_the_store_cannot_read_is_a_named_problem(method: str) -> None:
     store = copy()
     report = check(store, scanner=Damaged(store.scanner(), method))

@@ -1,0 +1,13 @@
+"""What the store knows of itself."""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    """Make the table."""
+    op.execute(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))
