@@ -57,8 +57,6 @@ def test_the_server_says_which_sections_of_the_file_have_no_effect(server: Guide
     said = [line["event"] for line in lines(server) if line["level"] == "warning"]
     named = {word for sentence in said for word in re.findall(r"[a-z_.]+", sentence.partition(" (set by")[0])}
     assert {
-        "platform.enable_auto_scaling",
-        "scaling",
         "platform.enable_learning",
         "learning",
         "platform.enable_cost_tracking",
@@ -98,7 +96,7 @@ def test_every_variable_of_the_guide_is_taken(fresh: GuideServer, tmp_path: Path
     for name in VARIABLES:
         assert f"env:{name}" in text, name
     said = " ".join(line["event"] for line in lines(fresh) if line["level"] == "warning")
-    for section in ("cluster", "tls", "auth", "scaling"):
+    for section in ("cluster", "tls", "auth"):
         assert section in said
     assert fresh.stop() == 0
     assert any(data.iterdir())

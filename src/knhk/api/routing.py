@@ -50,7 +50,8 @@ _REFUSALS: Final = (409, 503)
 _HOME_ROUTES: Final = ("/definitions", "/hooks/", "/events")
 _EVERYWHERE: Final = ("/workflows/bulk", "/departments/")
 """Answered by the node that is asked, which asks others for their part."""
-_SAME_EVERYWHERE: Final = ("/actions", "/openapi.json", "/schema", "/cluster", "/partitions/")
+_SAME_EVERYWHERE: Final = ("/actions", "/openapi.json", "/schema", "/cluster", "/partitions/", "/scaling/load")
+_LEADERS_ROUTES: Final = ("/scaling", "/scaling/explain")
 _NOT_TAKEN: Final = (PartitionMoving.code.encode(), ShuttingDown.code.encode(), Fenced.code.encode())
 """Codes of answers that say that nothing was done, and another owner may do it."""
 _TRIGGERS: Final = re.compile(r"/definitions/[^/]+")
@@ -294,7 +295,7 @@ class Routing:
             local = self._router.places.local(partition) is not None
             needs_owner = not reads or rest == "events" or not self._router.places.shared
             return partition if local or needs_owner else None
-        if path.startswith(_HOME_ROUTES) and (not reads or _TRIGGERS.fullmatch(path)):
+        if path in _LEADERS_ROUTES or (path.startswith(_HOME_ROUTES) and (not reads or _TRIGGERS.fullmatch(path))):
             return HOME
         if reads:
             return None if self._router.places.shared else HOME

@@ -18,6 +18,7 @@ from knhk.bootstrap.node import Node, run_async
 from knhk.bootstrap.operations import NodeOperations
 from knhk.bootstrap.protection import NodeProtection
 from knhk.bootstrap.recovery import NodeRecovery
+from knhk.bootstrap.scaling import NodeScaling
 from knhk.config import Config, Loaded, absent_sections
 from knhk.engine.executor import THREAD_NAME
 from knhk.observability.logs import configure, flush, get
@@ -59,9 +60,11 @@ async def _serve(loaded: Loaded) -> int:
     duties = duties_of(node, recovery, protection, monitor)
     diagnostics = NodeDiagnostics(loaded, node)
     cluster = _cluster_of(node, api_socket)
+    scaling = NodeScaling(node, cluster)
+    duties.append(scaling.autoscaler)
     operations = NodeOperations(node, duties, recovery, stopping, diagnostics, monitor, cluster)
     operations_server = diagnostics.server(operations, monitor, operations_socket)
-    api_server = _api_of(node, cluster, protection, api_socket)
+    api_server = _api_of(node, cluster, scaling, protection, api_socket)
     try:
         await diagnostics.start(_address(api_socket), _address(operations_socket))
         await operations_server.start()
@@ -94,7 +97,13 @@ async def _serve(loaded: Loaded) -> int:
         await diagnostics.stop()
 
 
-def _api_of(node: Node, cluster: "Cluster | None", protection: NodeProtection, api_socket: socket.socket) -> Serving:
+def _api_of(
+    node: Node,
+    cluster: "Cluster | None",
+    scaling: NodeScaling,
+    protection: NodeProtection,
+    api_socket: socket.socket,
+) -> Serving:
     """The API's server. In a cluster each request finds its way to the node that owns what it is about."""
     from knhk.api.actions import action_handlers
     from knhk.api.app import create_app
@@ -103,6 +112,7 @@ def _api_of(node: Node, cluster: "Cluster | None", protection: NodeProtection, a
     from knhk.api.protection import protection_handlers
     from knhk.api.routed_control import routed
     from knhk.api.routing import RoutedSubmit, Routing
+    from knhk.api.scaling import scaling_handlers
     from knhk.api.submit import SubmitRoute
     from knhk.api.workers import worker_handlers
 
@@ -115,6 +125,7 @@ def _api_of(node: Node, cluster: "Cluster | None", protection: NodeProtection, a
         *action_handlers(node.registry),
         *worker_handlers(node.engine.workers, max_wait_ns=workers.max_wait_ns, max_batch=workers.max_batch),
         *protection_handlers(control, protection.services),
+        *scaling_handlers(scaling),
         *(cluster_handlers(cluster) if cluster is not None else ()),
     ]
     application: Any = create_app(control, route, version=__version__, further=further)

@@ -23,6 +23,7 @@ from knhk.cli import (
     recover,
     retention,
     run,
+    scaling,
     server,
     signals,
     support,
@@ -83,6 +84,7 @@ workflow.app.command("test")(testing.run_cases)
 app.add_typer(workflow.app)
 app.add_typer(definition.app)
 app.add_typer(cluster.app)
+app.add_typer(scaling.app)
 app.add_typer(signals.app)
 assert time_machine  # it adds its commands to those of `workflow`
 app.add_typer(receipts.app)

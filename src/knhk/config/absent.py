@@ -18,7 +18,6 @@ class Absent(NamedTuple):
 
 
 ABSENT: Final = (
-    Absent(("platform.enable_auto_scaling", "scaling"), "the number of replicas does not change by itself"),
     Absent(("platform.enable_learning", "learning"), "nothing is learned or tuned"),
     Absent(("platform.enable_cost_tracking", "cost_tracking"), "no costs are counted and no budget is watched"),
     Absent(("auth",), "callers are not authenticated, so let only trusted ones reach the ports"),

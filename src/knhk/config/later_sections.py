@@ -7,23 +7,9 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from knhk.config.values import Duration, Location, Section
-from knhk.domain.units import MINUTE
+from knhk.config.values import Location, Section
 
 AuditEvent = Literal["workflow_submit", "workflow_delete", "config_change", "user_login", "api_access"]
-
-
-class Scaling(Section):
-    """How many replicas run."""
-
-    min_replicas: int = Field(default=1, ge=1, description="Fewest replicas.")
-    max_replicas: int = Field(default=100, ge=1, description="Most replicas.")
-    target_cpu: int = Field(default=70, ge=1, le=100, description="CPU load to aim at, in percent.")
-    target_memory: int = Field(default=70, ge=1, le=100, description="Memory use to aim at, in percent.")
-    scale_up_cooldown_ns: Duration = Field(default=5 * MINUTE, ge=0, description="Shortest time between two increases.")
-    scale_down_cooldown_ns: Duration = Field(
-        default=10 * MINUTE, ge=0, description="Shortest time between two decreases."
-    )
 
 
 class Learning(Section):

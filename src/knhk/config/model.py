@@ -8,9 +8,10 @@ from pydantic_core import PydanticCustomError
 from knhk.config.actions_section import Actions
 from knhk.config.cluster_section import Cluster
 from knhk.config.diagnostics_section import Diagnostics
-from knhk.config.later_sections import Audit, Auth, CostTracking, Learning, Scaling, Tls
+from knhk.config.later_sections import Audit, Auth, CostTracking, Learning, Tls
 from knhk.config.monitoring_section import Monitoring
 from knhk.config.recovery_section import Recovery
+from knhk.config.scaling_section import Scaling
 from knhk.config.sections import Api, Observability, Persistence, Platform
 from knhk.config.values import Section
 from knhk.config.workers_section import Workers

@@ -16,9 +16,17 @@ from typing import Final
 
 import msgspec
 
+from knhk.domain.detail import Detail as Detail
 from knhk.domain.failure import Failure as Failure
 from knhk.domain.failure import error_variable as error_variable
 from knhk.domain.failure import is_final as is_final
+from knhk.domain.record_details import DefinitionPut as DefinitionPut
+from knhk.domain.record_details import DefinitionRetired as DefinitionRetired
+from knhk.domain.record_details import EventReceived as EventReceived
+from knhk.domain.record_details import RecordDetail as RecordDetail
+from knhk.domain.record_details import RecoveryDrilled as RecoveryDrilled
+from knhk.domain.record_details import ScalingDecided as ScalingDecided
+from knhk.domain.record_details import ScalingEnded as ScalingEnded
 
 
 class Kind(StrEnum):
@@ -57,10 +65,8 @@ class Kind(StrEnum):
     DEFINITION_PUT = "definition.put"
     DEFINITION_RETIRED = "definition.retired"
     RECOVERY_DRILLED = "recovery.drilled"
-
-
-class Detail(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """Base of the details; encoded as a msgpack map of the fields that differ from their default."""
+    SCALING_DECIDED = "scaling.decided"
+    SCALING_ENDED = "scaling.ended"
 
 
 class Origin(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -311,53 +317,6 @@ class Settled(Detail, frozen=True, gc=False):
     """All that had to follow from the end of the run is done: its parent knows of it, its children are cancelled."""
 
 
-class EventReceived(Detail, frozen=True, gc=False):
-    """An event came for all runs that wait for it, with its data as output; it is kept until a time (Unix, ns)."""
-
-    name: str
-    correlate: str
-    id: str
-    kept_until_ns: int
-
-
-class DefinitionPut(Detail, frozen=True, gc=False):
-    """A version of a definition was registered; it never changes. Versions count from 1, `label` is a name for one."""
-
-    name: str
-    version: int
-    digest: bytes
-    label: str = ""
-    department: str = ""
-    note: str = ""
-
-
-class DefinitionRetired(Detail, frozen=True, gc=False):
-    """No further runs start from the definition, until another version is put."""
-
-    name: str
-    reason: str = ""
-
-
-class RecoveryDrilled(Detail, frozen=True, gc=False):
-    """A backup was restored on trial; times in ns. RTO is how long it took, RPO how much would have been lost."""
-
-    name: str
-    source: str
-    ok: bool
-    rto_ns: int
-    rpo_ns: int
-    receipts: int
-    workflows: int
-    folded: int
-    problems: tuple[str, ...] = ()
-
-
-RecordDetail = DefinitionPut | DefinitionRetired | EventReceived | RecoveryDrilled
-"""What stands on chains that are no runs: each such chain is the record of one thing, such as one definition.
-
-It is found by the claim of `record_key` (ports/journal.py), of the family of its kind and its name (`record_name`).
-"""
-
 AnyDetail = (
     Submitted
     | Started
@@ -392,6 +351,8 @@ AnyDetail = (
     | DefinitionPut
     | DefinitionRetired
     | RecoveryDrilled
+    | ScalingDecided
+    | ScalingEnded
 )
 
 DETAILS: Final[dict[Kind, type[Detail]]] = {
@@ -428,6 +389,8 @@ DETAILS: Final[dict[Kind, type[Detail]]] = {
     Kind.DEFINITION_PUT: DefinitionPut,
     Kind.DEFINITION_RETIRED: DefinitionRetired,
     Kind.RECOVERY_DRILLED: RecoveryDrilled,
+    Kind.SCALING_DECIDED: ScalingDecided,
+    Kind.SCALING_ENDED: ScalingEnded,
 }
 
 

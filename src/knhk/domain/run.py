@@ -197,6 +197,8 @@ _APPLY: Final[dict[type[ev.Detail], Callable[[Run, Event, Any], None]]] = {
     ev.DefinitionPut: _nothing,
     ev.DefinitionRetired: _nothing,
     ev.RecoveryDrilled: _nothing,
+    ev.ScalingDecided: _nothing,
+    ev.ScalingEnded: _nothing,
 }
 
 

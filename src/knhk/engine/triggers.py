@@ -171,6 +171,10 @@ class Triggers:
             {**_shown(one, self._clock.now_ns()), "trouble": trouble.get(one.name) or None} for one in armed.triggers
         ]
 
+    def schedules(self) -> list[tuple[str, Cron]]:
+        """The schedules that are armed, each with the name of its definition."""
+        return [(name, one.cron) for name, armed in self._armed.items() for one in armed.scheduled]
+
     async def _work(self) -> None:
         await self._load()
         self._ready.set()

@@ -179,7 +179,6 @@ def test_what_the_guide_asks_for_in_vain_is_said(tmp_path: Path) -> None:
     said = absent_sections(load(file, {**SECRETS, **VARIABLES}, {}))
     first_words = {re.split(r"[, ]", sentence)[0] for sentence in said}
     assert first_words == {
-        "platform.enable_auto_scaling",
         "platform.enable_learning",
         "platform.enable_cost_tracking",
         "auth",

@@ -78,6 +78,8 @@ def test_names_of_kinds_are_the_format_and_do_not_change() -> None:
         "event.received",
         "payload.erased",
         "recovery.drilled",
+        "scaling.decided",
+        "scaling.ended",
         "signal.received",
         "step.caught",
         "step.compensated",

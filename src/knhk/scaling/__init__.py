@@ -1,0 +1,1 @@
+"""How many replicas there ought to be: measured, decided, written down, and done."""
