@@ -6,12 +6,15 @@ import re
 import subprocess
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
 
 from tests.acceptance.server import ROOT, Server
 from tests.services import prometheus
@@ -166,6 +169,27 @@ def test_the_dashboard_is_what_grafana_s_import_takes() -> None:
         assert place["x"] + place["w"] <= 24
         assert not cells & taken, f"{panel['title']} lies on another panel"
         taken |= cells
+
+
+def test_the_dashboard_is_one_to_grafana_s_own_model() -> None:
+    """Read into the classes that Grafana generates from its schemas, and written again, nothing is lost or changed."""
+    with warnings.catch_warnings():  # it prefers its next format, which Grafana's import does not need
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from grafana_foundation_sdk.models.dashboard import Dashboard
+    register_default_plugins()
+    given = json.loads(DASHBOARD.read_text())["dashboard"]
+    understood = json.loads(JSONEncoder().encode(Dashboard.from_json(given)))
+    assert given.pop("id") is None  # Grafana gives it
+    assert _without(understood, like=given) == given
+
+
+def _without(value: Any, *, like: Any) -> Any:
+    """A value without the defaults that were added to it."""
+    if isinstance(value, dict) and isinstance(like, dict):
+        return {key: _without(value[key], like=like[key]) for key in value if key in like}
+    if isinstance(value, list) and isinstance(like, list) and len(value) == len(like):
+        return [_without(one, like=other) for one, other in zip(value, like, strict=True)]
+    return value
 
 
 def test_every_metric_of_the_dashboard_and_the_rules_is_documented() -> None:
