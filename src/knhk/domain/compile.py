@@ -49,12 +49,15 @@ def compile_descriptor(
     engine can check. Raises InvalidDescriptor with all problems, each with its place and, if one is near, the right
     name.
     """
+    digest = sha256(text).digest()
+    if shapes is not None and len(text) <= max_bytes and (known := shapes.plan_of_text(text, digest)) is not None:
+        return known
     document = read(text, max_bytes=max_bytes)
     complaints = Complaints(document.locate)
     if is_dsl(document.value):
         plan = compile_document(
             document.value,
-            sha256(text).digest(),
+            digest,
             actions,
             complaints,
             max_steps=max_steps,
@@ -66,12 +69,13 @@ def compile_descriptor(
     if descriptor is None or not _check_count(descriptor.spec, max_steps, complaints):
         complaints.raise_if_any()
         raise AssertionError("a descriptor without a plan must have been complained of")
-    digest, shape = sha256(text).digest(), b""
-    _check_metadata(descriptor.metadata, complaints)
+    shape, metadata = b"", descriptor.metadata
+    _check_metadata(metadata, complaints)
     if shapes is not None and not complaints:
         shape, taken = shape_of(descriptor.spec)
-        known = shapes.plan(shape, taken, descriptor, digest)
+        known = shapes.plan(shape, taken, metadata, digest)
         if known is not None:
+            shapes.learn(text, shape, taken, metadata, document.locate)
             return known
     plan = _Compiler(actions, complaints).plan(digest, descriptor, default_timeout_ns)
     complaints.raise_if_any()

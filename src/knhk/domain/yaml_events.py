@@ -93,7 +93,7 @@ class _Builder:
         if frame is not None and frame.key is None and type(frame.value) is dict:
             self._key(frame, event, plain)
             return
-        value = _resolve(event.value, event) if plain else event.value
+        value = resolve_plain(event.value, event) if plain else event.value
         self._count(1, event)
         if event.anchor is not None:
             self._anchors[event.anchor] = (value, 1, 0)
@@ -101,7 +101,7 @@ class _Builder:
 
     def _key(self, frame: _Frame, event: Any, plain: bool) -> None:
         key = event.value
-        if plain and not isinstance(_resolve(key, event), str):
+        if plain and not isinstance(resolve_plain(key, event), str):
             _refuse(f"keys must be strings; write {key!r} in quotes" if key else "a key is missing", event)
         if key in frame.value:
             first = self.places.get((*frame.path, key))
@@ -211,8 +211,8 @@ def _check_characters(source: str) -> None:
     raise Refused(f"{what} is not allowed here; escape it in double quotes", line, at - source.rfind("\n", 0, at))
 
 
-def _resolve(text: str, event: Any) -> Any:
-    """A plain scalar as the core schema has it."""
+def resolve_plain(text: str, event: Any = None) -> Any:
+    """A plain scalar as the core schema has it. Raises Refused, at the place of the event if there is one."""
     if text in _NULL:
         return None
     if text[0] not in "-+.0123456789":
@@ -254,7 +254,7 @@ def _depth(value: Any) -> int:
 
 
 def _place(event: Any) -> tuple[int, int]:
-    return event.start_mark.line + 1, event.start_mark.column + 1
+    return (1, 1) if event is None else (event.start_mark.line + 1, event.start_mark.column + 1)
 
 
 def _name(value: Any) -> str:
