@@ -153,7 +153,7 @@ def test_any_node_answers_any_request(fleet: Fleet) -> None:
     assert third.client.get("/definitions/long").status_code == 200
     run = third.client.post("/workflows", json={"name": "long"})
     assert run.status_code == 202, run.text
-    for path in ("/workers/poll", "/keys/rotate"):
+    for path in ("/keys/rotate", "/retention/run"):
         assert first.client.post(path, json={}).status_code == 501, path
     assert first.client.post("/workflows/nonsense/cancel").status_code == 404
     assert first.client.get("/workflows/wf-1").status_code == 404

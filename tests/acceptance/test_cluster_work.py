@@ -1,8 +1,9 @@
-"""What reaches the runs of all partitions, asked of any of three nodes: events, bulk decisions, erasure."""
+"""What reaches the runs of all partitions, asked of any of three nodes: events, decisions, erasure, remote work."""
 
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -22,6 +23,17 @@ spec:
   steps:
     - {{name: paid, wait_for: {{event: paid, correlate: "{order}"}}}}
     - {{name: got, action: process, depends_on: [paid], params: {{output: "${{{{ steps.paid.output.data }}}}"}}}}
+"""
+
+
+REMOTE = """
+apiVersion: knhk/v1
+kind: Workflow
+metadata: {{name: remote}}
+spec:
+  timeout: 1h
+  steps: [{{name: a, action: render, queue: {queue}, params: {{}}}}]
+  outputs: {{by: "${{{{ steps.a.output }}}}"}}
 """
 
 
@@ -109,6 +121,70 @@ def test_a_departments_data_are_erased_in_all_partitions(fleet: Fleet) -> None:
     assert post(second, "/departments/erase", {"department": "gdpr"})["workflows_erased"] == len(runs)
     assert post(third, "/departments/erase", {"department": "gdpr"})["workflows_erased"] == 0
     assert all(first.status(one, verbose=True)["outputs"] == {} for one in runs)
+
+
+def take(node: Server, queue: str, most: int = 1, wait: str = "30s") -> list[dict[str, Any]]:
+    body = {"worker": "w", "queues": [queue], "max": most, "wait": wait, "lease": "60s"}
+    return list(post(node, "/workers/poll", body)["tasks"])
+
+
+def done(node: Server, task: dict[str, Any], status: int = 200) -> dict[str, Any]:
+    result = {"token": task["token"], "workflow_id": task["workflow_id"], "step": "a", "output": task["token"]}
+    return post(node, "/workers/complete", result, status)
+
+
+@pytest.mark.timeout(200)
+def test_a_worker_that_asks_one_node_gets_work_of_all_partitions(fleet: Fleet) -> None:
+    first, second, third = fleet.nodes.values()
+    with ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(take, first, "early") for _ in range(4)]
+        time.sleep(0.5)
+        early = spread(second, REMOTE.format(queue="early"), 4)
+        tasks = [task for one in waiting for task in one.result()]
+    assert sorted(task["workflow_id"] for task in tasks) == sorted(early)
+    runs = spread(second, REMOTE.format(queue="gpu"))
+    tasks = []
+    while len(tasks) < len(runs):
+        tasks += take(first, "gpu", 5)
+    assert len({partition_of(parse(task["workflow_id"])) for task in tasks}) > PARTITIONS / 2
+    assert sorted(task["workflow_id"] for task in tasks) == sorted(runs), "each was given out once"
+    tokens = [task["token"] for task in tasks]
+    assert take(second, "gpu", wait="0s") == []
+    beat = post(third, "/workers/heartbeat", {"worker": "w", "tokens": [*tokens, "17"]})
+    assert (sorted(beat["held"]), beat["lost"]) == (sorted(tokens), ["17"])
+    shown = third.client.get("/workers").json()
+    assert {"queue": "gpu", "waiting": 0, "held": len(runs)} in shown["queues"]
+    assert shown["missing"] == []
+    given = tasks.pop()
+    assert post(second, "/workers/release", {"worker": "w", "tokens": [given["token"]]})["lost"] == [given["token"]]
+    (again,) = take(third, "gpu")
+    assert (again["workflow_id"], int(again["token"]) > int(given["token"])) == (given["workflow_id"], True)
+    done(second, given, 409)
+    for number, task in enumerate([*tasks, again]):
+        node = (first, second, third)[number % 3]
+        assert done(node, task) == {"accepted": True, "repeated": False}
+        assert done(node, task) == {"accepted": True, "repeated": True}
+    ended(third, runs)
+
+
+@pytest.mark.timeout(200)
+def test_the_owners_of_leases_die(fleet: Fleet) -> None:
+    first = fleet.nodes[sorted(fleet.running)[0]]
+    runs = spread(first, REMOTE.format(queue="tpu"))
+    tasks = list[dict[str, Any]]()
+    while len(tasks) < len(runs):
+        tasks += take(first, "tpu", 10)
+    gone = sorted(fleet.running)[1]
+    fleet.kill(gone)
+    beat = post(first, "/workers/heartbeat", {"worker": "w", "tokens": [task["token"] for task in tasks]})
+    assert beat["lost"] == [], "a lease whose owner died is not over"
+    for task in tasks:  # taken by the next owner, under the same lease
+        assert done(first, task) == {"accepted": True, "repeated": False}
+    ended(first, runs)
+    receipts = first.client.get(f"/workflows/{runs[0]}/receipts").json()["receipts"]
+    assert [one["kind"] for one in receipts].count("step.started") == 1
+    fleet.start(gone)
+    fleet.settled()
 
 
 @pytest.mark.timeout(200)

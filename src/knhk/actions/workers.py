@@ -1,7 +1,7 @@
 """Attempts that wait for a remote worker: by queue and action, first come first served, and who waits for them."""
 
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
 from knhk.actions.transport import Assignment
@@ -11,12 +11,23 @@ ANY: Final = "*"
 
 
 class Task:
-    """One attempt for a worker. `context` is the engine's. A lease that is over leaves `token` 0."""
+    """One attempt for a worker. `context` and `leases` are the engine's. A lease that is over leaves `token` 0."""
 
-    __slots__ = ("assignment", "context", "gone", "lease_ns", "number", "queue", "token", "until_ns", "worker")
+    __slots__ = (
+        "assignment",
+        "context",
+        "gone",
+        "lease_ns",
+        "leases",
+        "number",
+        "queue",
+        "token",
+        "until_ns",
+        "worker",
+    )
 
-    def __init__(self, queue: str, assignment: Assignment, context: Any) -> None:
-        self.queue, self.assignment, self.context = queue, assignment, context
+    def __init__(self, queue: str, assignment: Assignment, context: Any, leases: Any = None) -> None:
+        self.queue, self.assignment, self.context, self.leases = queue, assignment, context, leases
         self.number = 0
         self.token = 0
         self.worker = ""
@@ -46,6 +57,7 @@ class TaskQueues:
         self._numbers = 0
         self._tasks: dict[tuple[str, str], deque[Task]] = {}
         self._waiting: dict[Wanted, None] = {}
+        self._looking: dict[Wanted, None] = {}
 
     def put(self, task: Task) -> None:
         """Add a task, and wake the worker that has waited longest for one like it."""
@@ -81,6 +93,20 @@ class TaskQueues:
         """Do not wake it any more."""
         self._waiting.pop(wanted, None)
 
+    def look(self, wanted: Sequence[Wanted]) -> None:
+        """Wake them too when there may be a task for them, besides the one of those who wait for whom it is."""
+        self._looking.update(dict.fromkeys(wanted))
+
+    def look_away(self, wanted: Sequence[Wanted]) -> None:
+        """Do not wake them any more."""
+        for one in wanted:
+            self._looking.pop(one, None)
+
+    def fitting(self, wanted: Wanted) -> int:
+        """How many tasks there are that it asks for."""
+        found = (tasks for key, tasks in self._tasks.items() if wanted.fits(*key))
+        return sum(not task.gone for tasks in found for task in tasks)
+
     def nudge(self) -> None:
         """Wake one of those who wait for each kind of task that there is."""
         for key, tasks in self._tasks.items():
@@ -89,9 +115,10 @@ class TaskQueues:
 
     def close(self) -> None:
         """Wake everybody who waits."""
-        while self._waiting:
-            wanted, _ = self._waiting.popitem()
-            wanted.wake()
+        for kind in (self._waiting, self._looking):
+            while kind:
+                wanted, _ = kind.popitem()
+                wanted.wake()
 
     def counts(self) -> dict[str, int]:
         """How many tasks wait in each queue."""
@@ -101,6 +128,8 @@ class TaskQueues:
         return found
 
     def _wake(self, key: tuple[str, str]) -> None:
+        for wanted in [one for one in self._looking if one.fits(*key)]:
+            wanted.wake()
         for wanted in self._waiting:
             if wanted.fits(*key):
                 del self._waiting[wanted]

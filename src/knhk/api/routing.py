@@ -46,14 +46,17 @@ _OWN_HEADERS: Final = {
     b"host",
     b"content-length",
 }
+_JSON: Final = (b"content-type", b"application/json")
 _REFUSALS: Final = (409, 503)
 _HOME_ROUTES: Final = ("/definitions", "/hooks/", "/events")
-_EVERYWHERE: Final = ("/workflows/bulk", "/departments/")
+_EVERYWHERE: Final = ("/workflows/bulk", "/departments/", "/workers")
 """Answered by the node that is asked, which asks others for their part."""
 _SAME_EVERYWHERE: Final = ("/actions", "/openapi.json", "/schema", "/cluster", "/partitions/", "/scaling/load")
 _LEADERS_ROUTES: Final = ("/scaling", "/scaling/explain")
 _NOT_TAKEN: Final = (PartitionMoving.code.encode(), ShuttingDown.code.encode(), Fenced.code.encode())
 """Codes of answers that say that nothing was done, and another owner may do it."""
+_RESULTS: Final = ("/workers/complete", "/workers/fail")
+"""What is about a run that the body names."""
 _TRIGGERS: Final = re.compile(r"/definitions/[^/]+")
 """Shown by the leader, who alone has the triggers."""
 _Answer = TypeVar("_Answer")
@@ -107,6 +110,14 @@ class Router:
             return None
         return response
 
+    async def at(self, url: str, method: str, target: str, body: Any = None) -> Any:
+        """What a node answers to a request, as JSON. Raises the error that it stands for, or PartitionMoving."""
+        raw = b"" if body is None else msgspec.json.encode(body)
+        response = await self.send(url, method, target, [] if body is None else [_JSON], raw)
+        if response is None:
+            raise PartitionMoving(f"{url} does not answer", retry_after_s=1.0)
+        return await decoded(response)
+
     async def ask(self, partition: int, target: str, headers: Headers = ()) -> httpx.Response:
         """What the owner of a partition, another process, answers to a GET. Raises PartitionMoving."""
         over = asyncio.get_running_loop().time() + self.places.wait_s
@@ -142,7 +153,7 @@ class Router:
         PartitionMoving if there is none in time, or it is not known whether it did it.
         """
         raw = b"" if body is None else msgspec.json.encode(body)
-        headers = [] if body is None else [(b"content-type", b"application/json")]
+        headers = [] if body is None else [_JSON]
         over = asyncio.get_running_loop().time() + self.places.wait_s
         while True:
             place = await self.owner(partition, forwarded=False)
@@ -265,6 +276,9 @@ class Routing:
         token = FORWARDED.set(forwarded)
         try:
             partition = self._partition(scope)
+            if scope["path"] in _RESULTS:
+                body = await _read(receive, self._max_body_bytes)
+                partition, receive = _partition_in(body), _replay(body, receive)
             ASKED.set(listing.asked(scope["headers"]))
             if partition is None:
                 await self._application(scope, receive, send)
@@ -355,6 +369,18 @@ class _Kept:
         """Pass it on."""
         for message in self._messages:
             await send(message)
+
+
+class _Result(msgspec.Struct):
+    workflow_id: str
+
+
+def _partition_in(body: bytes) -> int | None:
+    """The partition of the run that a result is about; None if it names none, which this node can say too."""
+    try:
+        return identifier.partition_of(identifier.parse(msgspec.json.decode(body, type=_Result).workflow_id))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, WorkflowNotFound):
+        return None
 
 
 def _named(headers: Headers) -> int | None:

@@ -1,7 +1,8 @@
 """What remote workers ask for: work, more time, and that their results are taken. docs/workers.md is the protocol."""
 
 import asyncio
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol
 
 import msgspec
 from litestar import Request, get, post
@@ -15,7 +16,6 @@ from knhk.api.description import problem_responses
 from knhk.domain.errors import InvalidParameter
 from knhk.domain.times import rfc3339
 from knhk.domain.units import SECOND, parse_duration_ns
-from knhk.engine.workers import Workers
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Token = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,19}$")]
@@ -52,6 +52,27 @@ class Attempt(msgspec.Struct):
     dependencies: dict[str, Any]
     at_ns: int
     traceparent: str
+
+
+def attempt_of(task: Task) -> Attempt:
+    """A task as a worker sees it."""
+    given = task.assignment
+    return Attempt(
+        token=str(task.token),
+        lease_until=rfc3339(task.until_ns),
+        lease_seconds=task.lease_ns / SECOND,
+        workflow_id=given.workflow_id,
+        workflow_name=given.workflow_name,
+        step=given.step,
+        attempt=given.attempt,
+        idempotency_key=given.idempotency_key,
+        action=given.action,
+        queue=task.queue,
+        params=given.params,
+        dependencies=dict(given.dependencies),
+        at_ns=given.now_ns,
+        traceparent=given.traceparent,
+    )
 
 
 class Attempts(msgspec.Struct):
@@ -111,10 +132,50 @@ class Taken(msgspec.Struct):
     repeated: bool
 
 
+class Want(msgspec.Struct, forbid_unknown_fields=True):
+    """What somebody would take: attempts of these queues, and of these actions unless there are none."""
+
+    queues: list[str]
+    actions: list[str] = []
+
+
+class Sought(msgspec.Struct, forbid_unknown_fields=True):
+    """What is looked for, and how long."""
+
+    wants: Annotated[list[Want], msgspec.Meta(max_length=1000)]
+    wait: str = "20s"
+
+
+class Found(msgspec.Struct):
+    """How many attempts there are for each want."""
+
+    counts: list[int]
+
+
+class Face(Protocol):
+    """What is asked of the engine's workers: see engine.workers.Workers. In a cluster it is asked of all nodes."""
+
+    async def poll(
+        self,
+        worker: str,
+        queues: Sequence[str],
+        actions: Sequence[str],
+        *,
+        limit: int,
+        wait_s: float,
+        lease_ns: int | None = None,
+    ) -> Sequence[Task | Attempt]: ...
+    async def sought(self, wants: Sequence[tuple[Sequence[str], Sequence[str]]], wait_s: float) -> list[int]: ...
+    async def heartbeat(self, worker: str, tokens: Sequence[int]) -> tuple[list[int], list[int]]: ...
+    async def report(self, workflow_id: str, step: str, token: int, outcome: Outcome) -> bool: ...
+    async def release(self, worker: str, tokens: Sequence[int] | None = None) -> list[int]: ...
+    async def overview(self) -> dict[str, Any]: ...
+
+
 _RESULT = problem_responses(404, 409, 413, 503)
 
 
-def worker_handlers(workers: Workers, *, max_wait_ns: int, max_batch: int) -> list[Any]:
+def worker_handlers(workers: Face, *, max_wait_ns: int, max_batch: int) -> list[Any]:
     """The routes under /workers."""
 
     @post("/workers/poll", status_code=200, summary="Take work", responses=problem_responses(503))
@@ -129,18 +190,15 @@ def worker_handlers(workers: Workers, *, max_wait_ns: int, max_batch: int) -> li
             wait_s=min(_duration("wait", data.wait), max_wait_ns) / SECOND,
             lease_ns=lease_ns,
         )
-        return Attempts([_attempt(task) for task in await _while_connected(request, asked)])
+        return Attempts(await _while_connected(request, asked))
 
-    @post(
-        "/workers/heartbeat",
-        status_code=200,
-        summary="Keep leases",
-        responses=problem_responses(),
-        sync_to_thread=False,
-    )
-    def heartbeat(data: JSONBody[Heartbeat]) -> Leases:
-        """Begins the leases anew. A worker sends it well before they run out, and stops work on those that are lost."""
-        held, lost = workers.heartbeat(data.worker, [int(token) for token in data.tokens])
+    @post("/workers/heartbeat", status_code=200, summary="Keep leases", responses=problem_responses())
+    async def heartbeat(data: JSONBody[Heartbeat]) -> Leases:
+        """Begins the leases anew. A worker sends it well before they run out, and stops work on those that are lost.
+
+        In a cluster a lease may be in neither list, while its partition moves: the worker goes on.
+        """
+        held, lost = await workers.heartbeat(data.worker, [int(token) for token in data.tokens])
         return Leases([str(token) for token in held], [str(token) for token in lost])
 
     @post("/workers/complete", status_code=200, summary="Complete an attempt", responses=_RESULT)
@@ -161,27 +219,27 @@ def worker_handlers(workers: Workers, *, max_wait_ns: int, max_batch: int) -> li
             outcome = RetryLater(data.code or RETRY_CODE, message, after_ns)
         return Taken(True, await workers.report(data.workflow_id, data.step, int(data.token), outcome))
 
-    @post(
-        "/workers/release",
-        status_code=200,
-        summary="Give leases back",
-        responses=problem_responses(),
-        sync_to_thread=False,
-    )
-    def release(data: JSONBody[Release]) -> Leases:
+    @post("/workers/release", status_code=200, summary="Give leases back", responses=problem_responses())
+    async def release(data: JSONBody[Release]) -> Leases:
         """For a worker that stops: the attempts are given to others at once."""
         tokens = None if data.tokens is None else [int(token) for token in data.tokens]
-        return Leases([], [str(token) for token in workers.release(data.worker, tokens)])
+        return Leases([], [str(token) for token in await workers.release(data.worker, tokens)])
 
-    @get("/workers", summary="Queues and workers", responses=problem_responses(), sync_to_thread=False)
-    def overview() -> dict[str, Any]:
+    @get("/workers", summary="Queues and workers", responses=problem_responses())
+    async def overview() -> dict[str, Any]:
         """How many attempts wait and are held in each queue, and which workers asked for work lately."""
-        return workers.overview()
+        return await workers.overview()
 
-    return [poll, heartbeat, complete, fail, release, overview]
+    @post("/workers/sought", status_code=200, summary="Ask whether there is work", responses=problem_responses())
+    async def sought(data: JSONBody[Sought]) -> Found:
+        """Waits until there are attempts that somebody wants, and gives none out. The nodes of a cluster ask this."""
+        wants = [(one.queues, one.actions) for one in data.wants]
+        return Found(await workers.sought(wants, min(_duration("wait", data.wait), max_wait_ns) / SECOND))
+
+    return [poll, heartbeat, complete, fail, release, overview, sought]
 
 
-async def _while_connected(request: Request[Any, Any, Any], asked: Any) -> list[Task]:
+async def _while_connected(request: Request[Any, Any, Any], asked: Any) -> list[Attempt]:
     """What the poll gives; if the worker goes away first, it is broken off and nothing stays leased to nobody."""
     polling = asyncio.ensure_future(asked)
     gone = asyncio.ensure_future(_disconnected(request))
@@ -189,7 +247,7 @@ async def _while_connected(request: Request[Any, Any, Any], asked: Any) -> list[
         await asyncio.wait({polling, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not polling.done():
             return []
-        return list(polling.result())
+        return [one if isinstance(one, Attempt) else attempt_of(one) for one in polling.result()]
     finally:
         for one in (polling, gone):
             one.cancel()
@@ -199,26 +257,6 @@ async def _while_connected(request: Request[Any, Any, Any], asked: Any) -> list[
 async def _disconnected(request: Request[Any, Any, Any]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _attempt(task: Task) -> Attempt:
-    given = task.assignment
-    return Attempt(
-        token=str(task.token),
-        lease_until=rfc3339(task.until_ns),
-        lease_seconds=task.lease_ns / SECOND,
-        workflow_id=given.workflow_id,
-        workflow_name=given.workflow_name,
-        step=given.step,
-        attempt=given.attempt,
-        idempotency_key=given.idempotency_key,
-        action=given.action,
-        queue=task.queue,
-        params=given.params,
-        dependencies=dict(given.dependencies),
-        at_ns=given.now_ns,
-        traceparent=given.traceparent,
-    )
 
 
 def _duration(name: str, text: str) -> int:

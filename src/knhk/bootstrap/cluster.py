@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from knhk import __version__
+from knhk.api.routed_workers import RoutedWorkers
 from knhk.api.routing import Router
 from knhk.bootstrap.node import Node
 from knhk.cluster.assignment import partition_of_key
@@ -49,6 +50,7 @@ class Cluster:
             self._log.info,
         )
         self.router = Router(self)
+        self.workers = RoutedWorkers(node.workers, self.router)
         self._turn = 0
 
     # -- as the membership sees it
@@ -226,6 +228,7 @@ class Cluster:
     async def stop(self) -> None:
         """Let go of everything at once; safe after `leave`."""
         await self.member.stop()
+        await self.workers.close()
         await self.router.close()
 
     def health(self) -> str:

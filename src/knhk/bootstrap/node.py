@@ -15,8 +15,9 @@ from knhk.config import Config, Loaded
 from knhk.domain.compile_triggers import SECRETS
 from knhk.domain.errors import InvalidConfiguration
 from knhk.engine.committer import CommitterStatistics
+from knhk.engine.leases import WorkerLimits
 from knhk.engine.service import Engine, Settings
-from knhk.engine.workers import WorkerLimits
+from knhk.engine.workers import Workers
 from knhk.observability.metrics import Metrics
 from knhk.observability.uptime import Uptime
 from knhk.persistence.rocksdb import RocksDbStore
@@ -47,6 +48,8 @@ class Node:
         """What sees every committed event. Duties may add theirs before the start."""
         self.commits = CommitterStatistics()
         self.rejections: dict[str, int] = {}
+        self.workers = Workers(self.clock, settings(config).workers)
+        """The remote workers of all engines."""
         self.engine = self.engine_of(PARTITION)
         """The engine of a node that works alone; in a cluster one that is never started, and only reads."""
         self.engines: dict[int, Engine] = {}
@@ -66,6 +69,7 @@ class Node:
             ids=self.ids,
             rng=random.Random(),
             folds=self.folds,
+            workers=self.workers,
         )
         engine.committer.statistics = self.commits
         self.rejections.update({name: self.rejections.get(name, 0) for name in engine.admission.rejections})

@@ -84,7 +84,7 @@ async def _serve(loaded: Loaded) -> int:
         )
         return await _until_stopped(node, cluster, config, stopping)
     finally:
-        node.engine.workers.close()
+        node.workers.close()
         await api_server.stop()
         for duty in reversed(duties):
             await duty.stop()
@@ -114,16 +114,18 @@ def _api_of(
     from knhk.api.routing import RoutedSubmit, Routing
     from knhk.api.scaling import scaling_handlers
     from knhk.api.submit import SubmitRoute
-    from knhk.api.workers import worker_handlers
+    from knhk.api.workers import Face, worker_handlers
 
     workers, most_bytes = node.config.workers, node.config.api.max_body_bytes
     control, route = node.engine.control, SubmitRoute(node.engine.control, most_bytes)
+    remote: Face = node.workers
     if cluster is not None:
         control, route = routed(cluster.router), RoutedSubmit(cluster.router, most_bytes)
+        remote = cluster.workers
         protection.erasure.runs, protection.erasure.projected = control, cluster.projected
     further = [
         *action_handlers(node.registry),
-        *worker_handlers(node.engine.workers, max_wait_ns=workers.max_wait_ns, max_batch=workers.max_batch),
+        *worker_handlers(remote, max_wait_ns=workers.max_wait_ns, max_batch=workers.max_batch),
         *protection_handlers(control, protection.services),
         *scaling_handlers(scaling),
         *(cluster_handlers(cluster) if cluster is not None else ()),

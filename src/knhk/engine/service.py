@@ -19,6 +19,7 @@ from knhk.engine.control import Control
 from knhk.engine.definitions import Definitions
 from knhk.engine.executor import Executor
 from knhk.engine.inbound import Inbound
+from knhk.engine.leases import Leases, WorkerLimits
 from knhk.engine.live import LiveRun
 from knhk.engine.loader import Loader
 from knhk.engine.plans import Plans
@@ -30,7 +31,7 @@ from knhk.engine.sleepers import Sleepers
 from knhk.engine.time_machine import TimeMachine
 from knhk.engine.triggers import Triggers
 from knhk.engine.watchers import Watchers
-from knhk.engine.workers import WorkerLimits, Workers
+from knhk.engine.workers import Workers
 from knhk.ports.environment import Clock, Ids, Signer
 from knhk.ports.fold import Fold
 from knhk.ports.journal import Journal
@@ -87,6 +88,7 @@ class Engine:
         ids: Ids,
         rng: random.Random,
         folds: Sequence[Fold] = (),
+        workers: Workers | None = None,
     ) -> None:
         self.settings, self._clock, self._journal, self._storage = settings, clock, journal, storage
         self._projections = projections
@@ -118,7 +120,9 @@ class Engine:
             committed=self._committed,
             halted=self._halted,
         )
-        self.workers = self._queues()
+        self.workers = workers or Workers(clock, settings.workers)
+        """Those of all partitions of this process, if it has several."""
+        self.leases = self._leases()
         self.executor = self._hands(registry)
         self.scheduler.connect(self.committer, self.executor, max_payload_bytes=settings.max_payload_bytes)
         self.loader = Loader(journal, self.plans)
@@ -150,8 +154,10 @@ class Engine:
         self.scheduler.woken = sleepers.woken
         return sleepers
 
-    def _queues(self) -> Workers:
-        return Workers(
+    def _leases(self) -> Leases:
+        return Leases(
+            self.settings.partition,
+            self.workers.queues,
             self._clock,
             self.settings.workers,
             leased=self.scheduler.leased,
@@ -166,7 +172,7 @@ class Engine:
             max_concurrent=self.settings.max_concurrent_steps,
             threads=self.settings.threads,
             sampling_rate=self.settings.sampling_rate,
-            remote=self.workers,
+            remote=self.leases,
             ended=self.scheduler.attempt_ended,
         )
 
@@ -283,6 +289,7 @@ class Engine:
         self.halted = asyncio.get_running_loop().create_future()
         await self.committer.start()
         await self.projector.start()
+        self.workers.join(self.leases)
         for number, workflow_id in enumerate(await self._journal.live(self.settings.partition)):
             await self._load(workflow_id)
             if number % _LOADS_A_TURN == _LOADS_A_TURN - 1:
@@ -324,7 +331,7 @@ class Engine:
         await self.signals.stop()
         await self.sleepers.stop()
         self.scheduler.close()
-        self.workers.stop()
+        self.workers.leave(self.leases)
         await self.executor.close()
         await self.committer.stop()
         await self.projector.stop()

@@ -1,48 +1,23 @@
-"""Remote workers: gives attempts out on leases, takes their results, and refuses those of a lease that is over.
-
-Every lease is journaled as `step.started` before the worker hears of it. Its token is a number that grows from lease to
-lease, over restarts too, so that the last one alone is good. A lease that runs out is given out again, the same attempt
-with a new token; after a crash of the server, workers have one more lease's time to answer for what they hold.
-"""
+"""Remote workers: what they may take and hold, of all partitions of this process. leases.py says what a lease is."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 
-from knhk.actions.registry import Cancelled, Failed, Invocation, Outcome, RetryLater, Succeeded, WaitUntil
-from knhk.actions.transport import assignment_of
+from knhk.actions.registry import Outcome
 from knhk.actions.workers import Task, TaskQueues, Wanted
-from knhk.domain.errors import LeaseLost, ShuttingDown
-from knhk.domain.identifier import parse
-from knhk.domain.run import Run, StepState
+from knhk.domain.errors import KnhkError, PartitionMoving, ShuttingDown
+from knhk.domain.identifier import parse, partition_of
 from knhk.domain.times import rfc3339
-from knhk.engine.committer import Batch
-from knhk.engine.deadlines import Deadlines, Key
-from knhk.engine.executor import Attempt
+from knhk.engine.leases import Leases, WorkerLimits, partition_of_token
 from knhk.ports.environment import Clock
 
-LOST_CODE: Final = "KNHK-WORKER-LOST"
-UNKNOWN_CODE: Final = "KNHK-STEP-OUTCOME-UNKNOWN"
-_STATES: Final = {
-    True: (StepState.COMPLETED, StepState.WAITING),
-    False: (StepState.FAILED, StepState.RETRYING),
-}
-"""In which a step is after a result that was good, or not."""
 _WORKERS_KEPT: Final = 1_000
 _SEEN_FOR_NS: Final = 600_000_000_000
-
-
-class WorkerLimits(msgspec.Struct, frozen=True):
-    """`lease_ns` is how long a worker may be silent that asks for no other time, `max_deliveries` how often one attempt
-    is given out before it counts as failed."""
-
-    lease_ns: int = 60_000_000_000
-    max_lease_ns: int = 3_600_000_000_000
-    max_deliveries: int = 5
 
 
 class Seen(msgspec.Struct):
@@ -53,45 +28,24 @@ class Seen(msgspec.Struct):
 
 
 class Workers:
-    """The attempts of one partition that remote workers perform."""
+    """The attempts that this process has for remote workers."""
 
-    def __init__(
-        self,
-        clock: Clock,
-        limits: WorkerLimits,
-        *,
-        leased: Callable[[Attempt, str, int], Batch],
-        ended: Callable[[Attempt, Outcome], None],
-        fold: Callable[[int], Awaitable[Run]],
-    ) -> None:
-        self.limits = limits
-        self._clock, self._leased, self._ended, self._fold = clock, leased, ended, fold
-        self._queues = TaskQueues()
-        self._held: dict[int, Task] = {}
-        self._task_of: dict[Attempt, Task] = {}
-        self._leases = Deadlines(clock, self._expire)
+    def __init__(self, clock: Clock, limits: WorkerLimits) -> None:
+        self.queues = TaskQueues()
+        self._clock, self._limits = clock, limits
+        self._partitions: dict[int, Leases] = {}
         self._seen: dict[str, Seen] = {}
-        self._last_token = 0
         self._closed = False
 
-    def offer(self, attempt: Attempt, invocation: Invocation) -> None:
-        """Let a worker take an attempt. One that was given out before a crash is its worker's for one more lease."""
-        step = attempt.step
-        task = Task(step.traits.queue, assignment_of(step.action, invocation), attempt)
-        self._task_of[attempt] = task
-        lease = attempt.live.run.leases.get(attempt.path)
-        if lease is not None and lease.attempt == attempt.number:
-            task.token, task.worker, task.lease_ns = lease.token, lease.worker, self.limits.lease_ns
-            self._hold(task)
-        else:
-            self._queues.put(task)
+    def join(self, leases: Leases) -> None:
+        """A partition is here."""
+        self._partitions[leases.partition] = leases
 
-    def withdraw(self, attempt: Attempt) -> None:
-        """Nobody waits for the attempt any more."""
-        task = self._task_of.pop(attempt, None)
-        if task is not None:
-            task.gone = True
-            self._let_go(task)
+    def leave(self, leases: Leases) -> None:
+        """A partition is here no more."""
+        if self._partitions.get(leases.partition) is leases:
+            del self._partitions[leases.partition]
+        leases.stop()
 
     async def poll(
         self,
@@ -109,59 +63,93 @@ class Workers:
             ShuttingDown: no attempts are given out any more.
             StorageUnavailable, DiskFull: the leases cannot be written.
         """
-        self._note(worker, queues)
+        self.note(worker, queues)
         left, until_ns = wait_s, self._clock.now_ns() + round(wait_s * 1e9)
         while True:
             if self._closed:
                 raise ShuttingDown("no attempts are given out any more")
-            taken = self._queues.take(Wanted(queues, actions, None), limit)
+            taken = self.queues.take(Wanted(queues, actions, None), limit)
             if taken or left <= 0:
-                return await self._give(taken, worker, min(lease_ns or self.limits.lease_ns, self.limits.max_lease_ns))
-            await self._woken(queues, actions, left)
+                given = await self._give(taken, worker, lease_ns or self._limits.lease_ns)
+                if given or left <= 0:
+                    return given
+            else:
+                with self.waiting(queues, actions) as woken:
+                    await self.until(woken, left)
             left = (until_ns - self._clock.now_ns()) / 1e9
 
-    def heartbeat(self, worker: str, tokens: Sequence[int]) -> tuple[list[int], list[int]]:
+    @contextmanager
+    def waiting(self, queues: Sequence[str], actions: Sequence[str]) -> Iterator["asyncio.Future[None]"]:
+        """A future that is done when there may be an attempt of this kind for whoever waits."""
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        wanted = Wanted(queues, actions, partial(settle, woken))
+        self.queues.wait(wanted)
+        try:
+            yield woken
+        except asyncio.CancelledError:
+            self.queues.leave(wanted)
+            self.queues.nudge()  # It may have been woken for a task that another one can have now.
+            raise
+        finally:
+            self.queues.leave(wanted)
+
+    async def until(self, woken: "asyncio.Future[None]", seconds: float) -> None:
+        """Wait until the future is done or the time is over."""
+        timer = self._clock.call_later(seconds, partial(settle, woken))
+        try:
+            await woken
+        finally:
+            timer.cancel()
+
+    def fitting(self, queues: Sequence[str], actions: Sequence[str]) -> int:
+        """How many attempts there are for whoever asks for these."""
+        return self.queues.fitting(Wanted(queues, actions, None))
+
+    async def sought(self, wants: Sequence[tuple[Sequence[str], Sequence[str]]], wait_s: float) -> list[int]:
+        """How many attempts there are for each want (queues, actions), once there is one. Nothing is given out."""
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        looking = [Wanted(queues, actions, partial(settle, woken)) for queues, actions in wants]
+        found = [self.queues.fitting(one) for one in looking]
+        if any(found) or self._closed:
+            return found
+        self.queues.look(looking)
+        try:
+            await self.until(woken, wait_s)
+        finally:
+            self.queues.look_away(looking)
+        return [self.queues.fitting(one) for one in looking]
+
+    async def heartbeat(self, worker: str, tokens: Sequence[int]) -> tuple[list[int], list[int]]:
         """Begin the leases of these tokens anew; which of them are still held, and which are over."""
         known = self._seen.get(worker)
         if known is not None:
             known.at_ns = self._clock.now_ns()
-        held = [token for token in tokens if token in self._held]
-        for token in held:
-            self._extend(self._held[token])
-        return held, [token for token in tokens if token not in self._held]
+        held = []
+        for token in tokens:
+            if (leases := self._of(token)) is not None:
+                leases.extend(token)
+                held.append(token)
+        return held, [token for token in tokens if self._of(token) is None]
 
     async def report(self, workflow_id: str, step: str, token: int, outcome: Outcome) -> bool:
-        """Take a worker's result; returns once that is committed. True if it had been taken before.
+        """See Leases.report. Raises PartitionMoving if the run's partition is not here."""
+        leases = self._partitions.get(partition_of(parse(workflow_id)))
+        if leases is None:
+            raise PartitionMoving(f"the partition of {workflow_id} is not here", retry_after_s=1.0)
+        return await leases.report(workflow_id, step, token, outcome)
 
-        Raises:
-            LeaseLost: the lease is over: the attempt is another worker's, or nobody waits for it any more.
-            WorkflowNotFound: there is no such run.
-        """
-        task = self._held.get(token)
-        number = parse(workflow_id)
-        if task is None or task.assignment.step != step or task.context.live.run.workflow_id != number:
-            return await self._taken_before(number, step, token, outcome)
-        if isinstance(outcome, Cancelled):
-            outcome = RetryLater("KNHK-ACTION-CANCELLED", "the worker's action gave up")
-        live = task.context.live
-        self._finish(task, outcome)
-        if live.batch is not None:
-            await live.batch.committed()
-        return False
-
-    def release(self, worker: str, tokens: Sequence[int] | None = None) -> list[int]:
+    async def release(self, worker: str, tokens: Sequence[int] | None = None) -> list[int]:
         """Give back attempts that a worker will not finish, None for all of its; the leases that are over now."""
         if tokens is None:
-            tokens = [token for token, task in self._held.items() if task.worker == worker]
+            tokens = [task.token for task in self._held() if task.worker == worker]
         for token in tokens:
-            task = self._held.get(token)
-            if task is not None and task.worker == worker:
-                self._give_back(task, "was given back by")
-        return [token for token in tokens if token not in self._held]
+            if (leases := self._of(token)) is not None:
+                leases.release(worker, [token])
+        return [token for token in tokens if self._of(token) is None]
 
-    def overview(self) -> dict[str, Any]:
+    async def overview(self) -> dict[str, Any]:
         """What waits, who works on what, and who asked lately."""
-        waiting, held = self._queues.counts(), self._held.values()
+        waiting, held = self.queues.counts(), list(self._held())
         names = sorted({*waiting, *(task.queue for task in held)})
         return {
             "queues": [
@@ -182,98 +170,40 @@ class Workers:
     def close(self) -> None:
         """Give out nothing more, and answer those who wait."""
         self._closed = True
-        self._queues.close()
-
-    def stop(self) -> None:
-        """Let no lease run out any more."""
-        self.close()
-        self._leases.close()
-
-    async def _woken(self, queues: Sequence[str], actions: Sequence[str], seconds: float) -> None:
-        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        wanted = Wanted(queues, actions, partial(_settle, woken))
-        self._queues.wait(wanted)
-        timer = self._clock.call_later(seconds, partial(_settle, woken))
-        try:
-            await woken
-        except asyncio.CancelledError:
-            self._queues.leave(wanted)
-            self._queues.nudge()  # It may have been woken for a task that another one can have now.
-            raise
-        finally:
-            timer.cancel()
-            self._queues.leave(wanted)
+        self.queues.close()
 
     async def _give(self, tasks: list[Task], worker: str, lease_ns: int) -> list[Task]:
-        """Journal the leases, wait until they are durable, and return those that are still good then."""
-        batches: dict[int, Batch] = {}
-        tokens: list[int] = []
+        """Lease them in their partitions. Raises what went wrong only if none could be leased."""
+        shares: dict[Leases, list[Task]] = {}
         for task in tasks:
-            # Unix time, so that it grows over restarts: the clock never goes back behind the journal.
-            self._last_token = task.token = max(self._last_token + 1, self._clock.now_ns())
-            task.worker, task.lease_ns = worker, lease_ns
-            self._hold(task)
-            tokens.append(task.token)
-            batch = self._leased(task.context, worker, task.token)
-            batches[id(batch)] = batch
+            shares.setdefault(task.leases, []).append(task)
+        giving = [asyncio.ensure_future(leases.give(share, worker, lease_ns)) for leases, share in shares.items()]
         try:
-            for batch in batches.values():
-                await batch.committed()
-        except BaseException:  # nobody will hear of them
-            self.release(worker, tokens)
+            answers = await asyncio.gather(*giving, return_exceptions=True)
+        except asyncio.CancelledError:
+            await asyncio.gather(*giving, return_exceptions=True)
+            for one in giving:
+                if not one.cancelled() and one.exception() is None:
+                    await self.release(worker, [task.token for task in one.result()])
             raise
-        return [task for task, token in zip(tasks, tokens, strict=True) if token in self._held]
+        given = [task for answer in answers if isinstance(answer, list) for task in answer]
+        wrong = [answer for answer in answers if isinstance(answer, BaseException)]
+        if wrong and not (given and all(isinstance(one, KnhkError) for one in wrong)):
+            raise wrong[0]
+        return given
 
-    async def _taken_before(self, workflow_id: int, step: str, token: int, outcome: Outcome) -> bool:
-        """Whether this very result was taken: a worker that did not hear the answer reports it again."""
-        run = await self._fold(workflow_id)
-        lease = run.leases.get(step)
-        if lease is not None and lease.token == token:
-            with suppress(KeyError):  # its block is over
-                frame, index = run.locate(step)
-                if frame.steps[index] in _STATES[isinstance(outcome, Succeeded | WaitUntil)]:
-                    return True
-        raise LeaseLost(f"the lease {token} on step {step!r} is over")
+    def _held(self) -> Iterator[Task]:
+        return (task for leases in self._partitions.values() for task in leases.held)
 
-    def _hold(self, task: Task) -> None:
-        self._held[task.token] = task
-        self._extend(task)
+    def _of(self, token: int) -> Leases | None:
+        """The leases of which a token is good. Older tokens do not name their partition."""
+        named = self._partitions.get(partition_of_token(token))
+        if named is not None and named.holds(token):
+            return named
+        return next((one for one in self._partitions.values() if one.holds(token)), None)
 
-    def _extend(self, task: Task) -> None:
-        task.until_ns = self._clock.now_ns() + task.lease_ns
-        self._leases.set((task.token, 0), task.until_ns)
-
-    def _let_go(self, task: Task) -> None:
-        if self._held.pop(task.token, None) is not None:
-            self._leases.clear((task.token, 0))
-
-    def _finish(self, task: Task, outcome: Outcome) -> None:
-        attempt = task.context
-        self._let_go(task)
-        self._task_of.pop(attempt, None)
-        attempt.ended = True
-        self._ended(attempt, outcome)
-
-    def _expire(self, key: Key) -> None:
-        task = self._held.get(key[0])
-        if task is not None:
-            self._give_back(task, "was not heard of by its lease's end:")
-
-    def _give_back(self, task: Task, how: str) -> None:
-        """End a lease without a result: the attempt is given out again, unless that may not be or is in vain."""
-        attempt = task.context
-        if attempt.step.semantics == "at_most_once":
-            message = f"an at_most_once step {how} worker {task.worker!r}; it is not known whether it took effect"
-            return self._finish(task, Failed(UNKNOWN_CODE, message))
-        lease = attempt.live.run.leases[attempt.path]
-        if lease.deliveries >= self.limits.max_deliveries:
-            message = f"given out {lease.deliveries} times, and no worker answered; the last was {task.worker!r}"
-            return self._finish(task, RetryLater(LOST_CODE, message))
-        self._let_go(task)
-        task.token = 0
-        return self._queues.put(task)
-
-    def _note(self, worker: str, queues: Sequence[str]) -> None:
+    def note(self, worker: str, queues: Sequence[str]) -> None:
+        """A worker has asked for work."""
         now = self._clock.now_ns()
         self._seen[worker] = Seen(tuple(queues), now)
         if len(self._seen) > _WORKERS_KEPT:
@@ -282,6 +212,7 @@ class Workers:
                 del self._seen[next(iter(self._seen))]
 
 
-def _settle(woken: "asyncio.Future[None]") -> None:
+def settle(woken: "asyncio.Future[None]") -> None:
+    """End a wait, if it has not ended."""
     if not woken.done():
         woken.set_result(None)

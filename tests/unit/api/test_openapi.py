@@ -14,7 +14,7 @@ OPERATIONS = {
     ("/actions", "get"),
     ("/actions/{name}", "get"),
     ("/workers", "get"),
-    *((f"/workers/{verb}", "post") for verb in ("poll", "heartbeat", "complete", "fail", "release")),
+    *((f"/workers/{verb}", "post") for verb in ("poll", "heartbeat", "complete", "fail", "release", "sought")),
     ("/workflows", "get"),
     ("/workflows", "post"),
     ("/workflows/{workflow_id}", "get"),

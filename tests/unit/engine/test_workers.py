@@ -13,8 +13,8 @@ from knhk.domain.errors import LeaseLost, ShuttingDown, WorkflowNotFound
 from knhk.domain.event import StepStarted
 from knhk.domain.identifier import to_text
 from knhk.domain.run import RunState, StepState
+from knhk.engine.leases import WorkerLimits
 from knhk.engine.service import Settings
-from knhk.engine.workers import WorkerLimits
 from tests.simulation.descriptors import step, workflow
 from tests.simulation.house import House
 
@@ -70,7 +70,7 @@ async def test_queues_and_actions_decide_who_gets_what(house: House) -> None:
     assert [task.assignment.step for task in await poll(house, "w1", "cpu", "other")] == ["c"]
     assert [task.assignment.step for task in await poll(house, "w1", actions=["train"])] == ["b"]
     assert [task.assignment.step for task in await poll(house, "w1")] == ["a"]
-    shown = house.engine.workers.overview()
+    shown = await house.engine.workers.overview()
     assert shown["queues"] == [
         {"queue": "cpu", "waiting": 0, "held": 1},
         {"queue": "gpu", "waiting": 0, "held": 2},
@@ -102,7 +102,7 @@ async def test_a_poll_that_is_broken_off_leaves_nothing_leased(house: House) -> 
     submitting = asyncio.create_task(house.submit(REMOTE))
     for _ in range(50):
         await asyncio.sleep(0)
-        if not waiting.done() and house.engine.workers._held:
+        if not waiting.done() and house.engine.leases._held:
             break
     waiting.cancel()
     await submitting
@@ -117,7 +117,7 @@ async def test_a_dead_workers_lease_runs_out_and_a_late_result_is_refused(house:
     assert await poll(house) == []
     (task,) = await poll(house, "alive", wait_s=5)
     assert (task.assignment.attempt, task.token > stale) == (1, True)
-    assert house.engine.workers.heartbeat("dead", [stale, task.token]) == ([task.token], [stale])
+    assert await house.engine.workers.heartbeat("dead", [stale, task.token]) == ([task.token], [stale])
     for outcome in (None, Failed("X", "no"), RetryLater("X", "no")):
         with pytest.raises(LeaseLost):
             await report(house, dead, outcome, token=stale)
@@ -135,7 +135,7 @@ async def test_heartbeats_keep_a_lease(house: House) -> None:
     (task,) = await poll(house)
     for _ in range(20):
         await asyncio.sleep(20)
-        assert house.engine.workers.heartbeat("w1", [task.token]) == ([task.token], [])
+        assert await house.engine.workers.heartbeat("w1", [task.token]) == ([task.token], [])
         assert await poll(house, "w2") == []
     await report(house, task)
     assert (await house.ended(accepted.workflow_id)).state is RunState.COMPLETED
@@ -188,7 +188,7 @@ async def test_a_lease_outlives_the_server(house: House, answers: bool) -> None:
     (task,) = await poll(house)
     await house.restart()
     assert await poll(house, "w2") == []
-    assert house.engine.workers.heartbeat("w1", [task.token]) == ([task.token], [])
+    assert await house.engine.workers.heartbeat("w1", [task.token]) == ([task.token], [])
     if answers:
         assert await report(house, task) is False
         assert leases(house, accepted.workflow_id) == [("w1", 1)]
@@ -219,9 +219,9 @@ async def test_the_time_of_a_step_begins_when_a_worker_takes_it(house: House) ->
     await asyncio.sleep(600)
     (task,) = await poll(house)
     await asyncio.sleep(9)
-    assert house.engine.workers.heartbeat("w1", [task.token])[0]
+    assert (await house.engine.workers.heartbeat("w1", [task.token]))[0]
     await asyncio.sleep(2)
-    assert house.engine.workers.heartbeat("w1", [task.token]) == ([], [task.token])
+    assert await house.engine.workers.heartbeat("w1", [task.token]) == ([], [task.token])
     with pytest.raises(LeaseLost):
         await report(house, task)
     run = await house.ended(accepted.workflow_id)
@@ -235,10 +235,10 @@ async def test_a_cancelled_run_takes_its_attempts_back(house: House) -> None:
     (task,) = await poll(house)
     assert task.assignment.workflow_id == to_text(held.workflow_id)
     await house.control.cancel(held.workflow_id, actor="test")
-    assert house.engine.workers.heartbeat("w1", [task.token]) == ([], [task.token])
+    assert await house.engine.workers.heartbeat("w1", [task.token]) == ([], [task.token])
     with pytest.raises(LeaseLost):
         await report(house, task)
-    assert not house.engine.workers._task_of
+    assert not house.engine.leases._task_of
     assert not house.leaks()
 
 
@@ -248,12 +248,12 @@ async def test_what_is_given_back_goes_to_another_worker_at_once(house: House) -
     waiting = asyncio.create_task(poll(house, "w2", wait_s=10))
     await asyncio.sleep(1)
     token = task.token
-    assert house.engine.workers.release("stranger", [token]) == []
-    assert house.engine.workers.release("w1", [token, 5]) == [token, 5]
+    assert await house.engine.workers.release("stranger", [token]) == []
+    assert await house.engine.workers.release("w1", [token, 5]) == [token, 5]
     (again,) = await waiting
     assert again.worker == "w2"
     token = again.token
-    assert house.engine.workers.release("w2") == [token]
+    assert await house.engine.workers.release("w2") == [token]
 
 
 async def test_a_worker_can_leave_a_timer(house: House) -> None:
