@@ -1,17 +1,22 @@
 """All actions of a process: the built-in ones within the limits of the configuration, packages' and modules'."""
 
+from typing import Final
+
 from knhk.actions import http, python, shell, sql
 from knhk.actions.registry import Registry
 from knhk.config import Actions
+from knhk.ports.blobs import Blobs, NoBlobs
+
+_NONE: Final = NoBlobs("this process has no server's blob area")
 
 
-def catalogue(settings: Actions) -> Registry:
-    """The registry of a process with this configuration.
+def catalogue(settings: Actions, blobs: Blobs = _NONE) -> Registry:
+    """The registry of a process with this configuration; its actions write and read large payloads in `blobs`.
 
     Raises:
         InvalidConfiguration: a module cannot be imported or has no action, or two actions have the same name.
     """
-    http.SHARED.configure(settings)
+    http.SHARED.configure(settings, blobs)
     registry = Registry.load(settings.modules)
     for action in (shell.action(settings.shell), python.action(settings.python), sql.action(settings.sql)):
         registry.register(action)

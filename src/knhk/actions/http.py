@@ -6,7 +6,7 @@ answer fails for good. Messages never hold header values, credentials of the URL
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -15,13 +15,26 @@ from typing import Annotated, Any, Final
 import httpx
 import msgspec
 
-from knhk.actions.http_response import MAX_EXCERPT_BYTES, BodyTooLarge, BodyUnreadable, Secrets, output_of, read_body
+from knhk.actions.blob_streams import Keep, Spill, pieces
+from knhk.actions.http_response import (
+    MAX_EXCERPT_BYTES,
+    BodyTooLarge,
+    BodyUnreadable,
+    Secrets,
+    is_json,
+    keep_body,
+    output_of,
+    read_body,
+)
 from knhk.actions.parameters import parse, wrong
 from knhk.actions.registry import Action, Failed, Invocation, Outcome, RetryLater, Succeeded
 from knhk.actions.schema import schema_of
 from knhk.config import Actions
+from knhk.domain.blob import BlobReference, checked_media_type
+from knhk.domain.errors import PayloadTooLarge
 from knhk.domain.plan import ActionTraits
 from knhk.domain.units import SECOND, format_size, parse_duration_ns, parse_size_bytes
+from knhk.ports.blobs import Blobs, NoBlobs
 
 NAME: Final = "http"
 TIMEOUT_CODE: Final = "KNHK-HTTP-TIMEOUT"
@@ -46,7 +59,7 @@ StatusPattern = Annotated[int, msgspec.Meta(ge=100, le=599)] | Annotated[str, ms
 class HttpParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The request, which statuses are a success, and what the answer may cost in time and memory.
 
-    Without `timeout` and `max_response` the configuration's limits hold; `max_response` cannot exceed its limit.
+    Without `timeout` and `max_response` the configuration's limits hold; a body that becomes no blob cannot exceed its.
     """
 
     url: str
@@ -54,10 +67,11 @@ class HttpParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     headers: dict[str, str | int] = {}
     query: dict[str, Scalar | list[Scalar]] = {}
     json: Any = msgspec.UNSET
-    body: str | None = None
+    body: str | BlobReference | None = None
     timeout: str | None = None
     expected_status: StatusPattern | list[StatusPattern] = "2xx"
     max_response: str | None = None
+    blob: Keep = "auto"
     follow_redirects: bool = False
 
 
@@ -70,6 +84,8 @@ class Call(msgspec.Struct, frozen=True):
     expected: Callable[[int], bool]
     timeout_s: float
     max_bytes: int
+    max_blob_bytes: int
+    keep: Keep
     follow_redirects: bool
 
 
@@ -78,12 +94,13 @@ class SharedClient:
 
     def __init__(self) -> None:
         self.settings = Actions()
+        self.blobs: Blobs = NoBlobs("this process has no blob area")
         self._client: httpx.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def configure(self, settings: Actions) -> None:
-        """Take the limits from the configuration; to be called before the first request."""
-        self.settings = settings
+    def configure(self, settings: Actions, blobs: Blobs) -> None:
+        """Take the limits from the configuration, and where large bodies go; to be called before the first request."""
+        self.settings, self.blobs = settings, blobs
 
     def get(self) -> httpx.AsyncClient:
         """The client of the running loop."""
@@ -118,7 +135,7 @@ async def run(invocation: Invocation) -> Outcome:
         return params
     client = SHARED.get()
     try:
-        call = prepare(client, params, invocation)
+        call = await prepare(client, params, invocation)
     except ValueError as error:
         return wrong(NAME, str(error))
     try:
@@ -126,7 +143,12 @@ async def run(invocation: Invocation) -> Outcome:
             return await _exchange(client, call, invocation.now_ns)
     except (TimeoutError, httpx.TimeoutException):
         return RetryLater(TIMEOUT_CODE, f"{call.where}: no complete answer within {call.timeout_s:g} s")
-    except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.TooManyRedirects) as error:
+    except (
+        httpx.UnsupportedProtocol,
+        httpx.LocalProtocolError,
+        httpx.TooManyRedirects,
+        httpx.StreamConsumed,  # a redirect of a blob, which would have to be sent twice
+    ) as error:
         # Their text may quote the header at fault, which may be secret; the kind says enough.
         return Failed(REQUEST_CODE, f"{call.where}: {type(error).__name__}")
     except httpx.TransportError as error:
@@ -140,8 +162,11 @@ async def _exchange(client: httpx.AsyncClient, call: Call, now_ns: int) -> Outco
         if not call.expected(response.status_code):
             return await _unexpected(response, call, now_ns)
         try:
-            body = await read_body(response, call.max_bytes)
-        except BodyTooLarge:
+            if call.keep == "never" or (call.keep == "auto" and is_json(response)):
+                body: bytes | BlobReference = await read_body(response, call.max_bytes)
+            else:
+                body = await keep_body(response, Spill(SHARED.blobs, call.keep, call.max_blob_bytes))
+        except (BodyTooLarge, PayloadTooLarge):
             return Failed(TOO_LARGE_CODE, f"{call.where}: the answer is larger than `max_response` allows")
         except BodyUnreadable as error:
             return Failed(RESPONSE_CODE, f"{call.where}: {error}")
@@ -187,19 +212,22 @@ def retry_after_ns(value: str | None, now_ns: int) -> int | None:
     return min(max(0, at_ns - now_ns), MAX_RETRY_AFTER_NS)
 
 
-def prepare(client: httpx.AsyncClient, params: HttpParams, invocation: Invocation) -> Call:
-    """Build the request. Raises ValueError if the params make none."""
+async def prepare(client: httpx.AsyncClient, params: HttpParams, invocation: Invocation) -> Call:
+    """Build the request. Raises ValueError if the params make none, and BlobNotFound."""
     url = _url(params.url)
     method = params.method.upper()
     if not _TOKEN.fullmatch(method):
         raise ValueError("`method` is not an HTTP method")
     if params.json is not msgspec.UNSET and params.body is not None:
         raise ValueError("give `json` or `body`, not both")
-    timeout_ns, max_bytes = _limits(params, SHARED.settings)
+    timeout_ns, max_bytes, max_blob_bytes = _limits(params, SHARED.settings, SHARED.blobs)
+    headers = _headers(params, method, invocation)
+    if isinstance(params.body, BlobReference):
+        headers["content-length"] = str(await asyncio.to_thread(SHARED.blobs.size, params.body.digest))
     request = client.build_request(
         method,
         url.copy_merge_params(params.query) if params.query else url,
-        headers=_headers(params, method, invocation),
+        headers=headers,
         content=_content(params),
         timeout=timeout_ns / SECOND,
     )
@@ -210,20 +238,25 @@ def prepare(client: httpx.AsyncClient, params: HttpParams, invocation: Invocatio
         expected=_matcher(params.expected_status),
         timeout_s=timeout_ns / SECOND,
         max_bytes=max_bytes,
+        max_blob_bytes=max_blob_bytes,
+        keep=params.blob if SHARED.blobs.max_bytes or params.blob == "always" else "never",
         follow_redirects=params.follow_redirects,
     )
 
 
-def _limits(params: HttpParams, settings: Actions) -> tuple[int, int]:
-    """The time in nanoseconds and the size in bytes that the answer may take."""
+def _limits(params: HttpParams, settings: Actions, blobs: Blobs) -> tuple[int, int, int]:
+    """The time in nanoseconds and the size in bytes that the answer may take, in the output and as a blob."""
     timeout_ns = settings.http_timeout_ns if params.timeout is None else parse_duration_ns(params.timeout)
     if timeout_ns == 0:
         raise ValueError("`timeout` must be longer than 0s")
     ceiling = settings.http_max_response_bytes
-    max_bytes = ceiling if params.max_response is None else parse_size_bytes(params.max_response)
-    if max_bytes > ceiling:
-        raise ValueError(f"`max_response` is more than `actions.http_max_response` allows: {format_size(ceiling)}")
-    return timeout_ns, max_bytes
+    if params.max_response is None:
+        return timeout_ns, ceiling, blobs.max_bytes
+    wanted = parse_size_bytes(params.max_response)
+    most = ceiling if params.blob == "never" else max(ceiling, blobs.max_bytes)
+    if wanted > most:
+        raise ValueError(f"`max_response` is more than the configuration allows: {format_size(most)}")
+    return timeout_ns, min(wanted, ceiling), wanted
 
 
 def _url(text: str) -> httpx.URL:
@@ -245,9 +278,11 @@ def _shown(url: httpx.URL) -> str:
     return f"{url.scheme}://{host}{port}{url.path}"[:200]
 
 
-def _content(params: HttpParams) -> bytes | None:
+def _content(params: HttpParams) -> bytes | AsyncIterator[bytes] | None:
     if params.json is not msgspec.UNSET:
         return msgspec.json.encode(params.json)
+    if isinstance(params.body, BlobReference):
+        return pieces(SHARED.blobs.pieces(params.body.digest))
     return None if params.body is None else params.body.encode()
 
 
@@ -256,6 +291,8 @@ def _headers(params: HttpParams, method: str, invocation: Invocation) -> dict[st
     headers: dict[str, str] = {}
     if params.json is not msgspec.UNSET:
         headers["content-type"] = "application/json"
+    elif isinstance(params.body, BlobReference):
+        headers["content-type"] = checked_media_type(params.body.media_type)
     elif params.body is not None:
         headers["content-type"] = "text/plain; charset=utf-8"
     if method != "GET":

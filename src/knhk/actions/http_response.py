@@ -2,12 +2,16 @@
 
 import base64
 import zlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, Self
 
 import httpx
 import msgspec
 
+from knhk.actions.blob_streams import Spill
+from knhk.domain.blob import OCTETS, BlobReference, is_media_type
+
+_PIECE_BYTES: Final = 1 << 18
 MAX_EXCERPT_BYTES: Final = 65_536
 _GZIP_OR_ZLIB: Final = zlib.MAX_WBITS | 32
 
@@ -92,9 +96,56 @@ def _inflate(raw: bytes, max_bytes: int, cut: bool) -> bytes:
     return body
 
 
-def output_of(response: httpx.Response, body: bytes) -> dict[str, Any]:
-    """The step's output. `encoding` says what `body` is: decoded json, text, or base64 of bytes that are no text."""
-    encoding, decoded = _decode(body, response.headers.get("content-type", ""), response.charset_encoding)
+async def keep_body(response: httpx.Response, spill: Spill) -> bytes | BlobReference:
+    """The decoded body, in a blob if it is large. In the memory of a few pieces, whatever it unpacks to.
+
+    Raises BodyUnreadable, PayloadTooLarge, and what the blob area raises.
+    """
+    try:
+        async for piece in _decoded(response):
+            await spill.write(piece)
+        media_type = response.headers.get("content-type", "")
+        return await spill.finish(media_type if is_media_type(media_type) else OCTETS)
+    finally:
+        await spill.abort()
+
+
+async def _decoded(response: httpx.Response) -> AsyncIterator[bytes]:
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    if encoding in ("", "identity"):
+        async for chunk in response.aiter_raw():
+            yield chunk
+        return
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise BodyUnreadable(f"the content encoding {encoding!r} was not asked for")
+    inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
+    came = False
+    try:
+        async for chunk in response.aiter_raw():
+            came, left = came or bool(chunk), chunk
+            while left:
+                yield inflater.decompress(left, _PIECE_BYTES)
+                left = inflater.unconsumed_tail
+    except zlib.error as error:
+        raise BodyUnreadable(f"the compressed body is damaged: {error}") from error
+    if came and not inflater.eof:
+        raise BodyUnreadable("the compressed body ends too early")
+    if inflater.unused_data:
+        raise BodyUnreadable("bytes follow the end of the compressed body")
+
+
+def is_json(response: httpx.Response) -> bool:
+    """Whether the answer says that its body is JSON."""
+    return _is_json(response.headers.get("content-type", ""))
+
+
+def output_of(response: httpx.Response, body: bytes | BlobReference) -> dict[str, Any]:
+    """The step's output. `encoding` says what `body` is: json (decoded), text, base64 of what is no text, or blob."""
+    encoding, decoded = (
+        ("blob", body.to_dict())
+        if isinstance(body, BlobReference)
+        else _decode(body, response.headers.get("content-type", ""), response.charset_encoding)
+    )
     return {
         "status": response.status_code,
         "headers": {name.lower(): value for name, value in response.headers.items()},
@@ -103,9 +154,13 @@ def output_of(response: httpx.Response, body: bytes) -> dict[str, Any]:
     }
 
 
-def _decode(body: bytes, content_type: str, charset: str | None) -> tuple[str, Any]:
+def _is_json(content_type: str) -> bool:
     media = content_type.partition(";")[0].strip().lower()
-    if body and (media == "application/json" or media.endswith("+json")):
+    return media == "application/json" or media.endswith("+json")
+
+
+def _decode(body: bytes, content_type: str, charset: str | None) -> tuple[str, Any]:
+    if body and _is_json(content_type):
         try:
             return "json", msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -18,7 +18,7 @@ from knhk.actions.registry import (
     WaitFor,
     WaitUntil,
 )
-from knhk.domain.errors import InvalidInput
+from knhk.domain.errors import KnhkError
 from knhk.domain.expressions import Scope
 
 ERROR_CODE: Final = "KNHK-ACTION-ERROR"
@@ -129,9 +129,10 @@ def run_blocking(action: Action, invocation: Invocation) -> Outcome:
 
 
 def normalised(error: Exception) -> Outcome:
-    """An exception as an outcome: bad input cannot get better, anything else may."""
-    if isinstance(error, InvalidInput):
-        return Failed(error.code, short(error.message))
+    """An exception as an outcome: KNHK's own say whether another attempt can help, with anything else it may."""
+    if isinstance(error, KnhkError):
+        kind = RetryLater if error.retryable else Failed
+        return kind(error.code, short(error.message))
     return RetryLater(ERROR_CODE, short(f"{type(error).__name__}: {error}"))
 
 

@@ -51,7 +51,15 @@ _REFUSALS: Final = (409, 503)
 _HOME_ROUTES: Final = ("/definitions", "/hooks/", "/events")
 _EVERYWHERE: Final = ("/workflows/bulk", "/departments/", "/workers")
 """Answered by the node that is asked, which asks others for their part."""
-_SAME_EVERYWHERE: Final = ("/actions", "/openapi.json", "/schema", "/cluster", "/partitions/", "/scaling/load")
+_SAME_EVERYWHERE: Final = (
+    "/actions",
+    "/openapi.json",
+    "/schema",
+    "/cluster",
+    "/blobs",
+    "/partitions/",
+    "/scaling/load",
+)
 _LEADERS_ROUTES: Final = ("/scaling", "/scaling/explain")
 _NOT_TAKEN: Final = (PartitionMoving.code.encode(), ShuttingDown.code.encode(), Fenced.code.encode())
 """Codes of answers that say that nothing was done, and another owner may do it."""

@@ -4,22 +4,26 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import uvloop
 
 from knhk.actions.catalogue import catalogue
+from knhk.bootstrap.blobs import blobs_of
 from knhk.bootstrap.stores import open_store, projections_of
 from knhk.config import Config, Loaded
 from knhk.domain.compile_triggers import SECRETS
-from knhk.domain.errors import InvalidConfiguration
+from knhk.domain.errors import Corrupt, InvalidConfiguration
 from knhk.engine.committer import CommitterStatistics
 from knhk.engine.leases import WorkerLimits
 from knhk.engine.service import Engine, Settings
 from knhk.engine.workers import Workers
 from knhk.observability.metrics import Metrics
 from knhk.observability.uptime import Uptime
+from knhk.persistence.blob_area import BlobArea
+from knhk.persistence.blob_check import references
+from knhk.persistence.blob_keeping import BlobKeeper
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.platform.clock import SystemClock
 from knhk.platform.ids import SnowflakeIds
@@ -38,12 +42,15 @@ class Node:
         self.clock = SystemClock()
         self.last_used_ns = 0
         """When the journal grew for the last time before this process (Unix time); 0: never, or not started yet."""
-        self.registry = catalogue(config.actions)
         self.store = open_store(config)
+        self.ids = SnowflakeIds(self.clock)
+        self.blobs = blobs_of(config.persistence, self.store, lambda: self.ids.next_id(PARTITION), self.clock.now_ns)
+        self.registry = catalogue(config.actions, self.blobs)
+        self.keeper = BlobKeeper(self.store, self.blobs) if isinstance(self.blobs, BlobArea) else None
+        """What commits go through so that their blobs stay."""
         self.signer = Ed25519Signer.load_or_create(config.persistence.key_path, self.clock.now_ns())
         self.metrics = Metrics()
         self.uptime = Uptime(self.store, self.clock)
-        self.ids = SnowflakeIds(self.clock)
         self.folds: list[Fold] = [self.metrics]
         """What sees every committed event. Duties may add theirs before the start."""
         self.commits = CommitterStatistics()
@@ -60,7 +67,7 @@ class Node:
         engine = Engine(
             settings(self.config, partition),
             self.registry,
-            append=self.store,
+            append=self.store if self.keeper is None else self.keeper,
             journal=self.store,
             projections=projections_of(self.store, partition),
             storage=self.store,
@@ -70,6 +77,7 @@ class Node:
             rng=random.Random(),
             folds=self.folds,
             workers=self.workers,
+            blobs=self.blobs,
         )
         engine.committer.statistics = self.commits
         self.rejections.update({name: self.rejections.get(name, 0) for name in engine.admission.rejections})
@@ -80,8 +88,21 @@ class Node:
         """Take over the journal and go on with what is in it."""
         if isinstance(self.store, RocksDbStore):
             self.store.settle_erasures()
+        if isinstance(self.blobs, BlobArea):
+            await asyncio.to_thread(self._open_blobs, self.blobs)
         await self.refuse_retired_key()
         await self.start_engine(PARTITION, self.engine)
+
+    def _open_blobs(self, area: BlobArea) -> None:
+        """Make the area ready. Where marks are missing that cannot be made anew, nothing is ever removed from it."""
+        area.open()
+        if area.is_marked:
+            return
+        if isinstance(self.store, RocksDbStore):
+            with suppress(Corrupt):
+                area.rebuild(references(self.store.scanner().scan_payloads()))
+        elif next(area.names(), None) is None:
+            area.rebuild(iter(()))
 
     async def start_engine(self, partition: int, engine: Engine) -> None:
         """Take a partition over and go on with what is in it."""

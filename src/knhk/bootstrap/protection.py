@@ -8,10 +8,12 @@ from knhk.bootstrap.node import PARTITION, Node
 from knhk.bootstrap.stores import KEY_FILE, key_wrapper
 from knhk.config.sections import Persistence
 from knhk.domain.errors import IllegalTransition
+from knhk.persistence.blob_area import BlobArea
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.ports.duty import Duty
 from knhk.ports.keys import KeyWrapper
 from knhk.protection.archive import SUFFIX
+from knhk.protection.blobs import BlobCare
 from knhk.protection.erasure import Erasure
 from knhk.protection.keys import KeyManagement
 from knhk.protection.reencryption import Reencryption
@@ -40,6 +42,10 @@ class NodeProtection:
         self.erasure = Erasure(node.engine, clock, encrypting, note_ring)
         self.retention = _retention_of(node, store) if isinstance(store, RocksDbStore) else None
         self.duties += [] if self.retention is None else [self.retention]
+        if node.keeper is not None and isinstance(node.blobs, BlobArea):
+            grace_ns, archiving = persistence.blobs.grace_ns, bool(persistence.archive)
+            care = BlobCare(node.blobs, node.keeper, node.store, clock, grace_ns=grace_ns, archiving=archiving)
+            self.duties.append(care)
         self.signing = SigningKeys(persistence.key_path, node.signer, clock, store.register_key, store.keys)
         self.duties = [self.signing, self.erasure, *self.duties]
 

@@ -3,10 +3,12 @@
 import sys
 from pathlib import Path
 
+from knhk.bootstrap.blobs import blob_path
 from knhk.bootstrap.node import PARTITION, Node
 from knhk.bootstrap.stores import open_store
 from knhk.config import Config
 from knhk.domain.errors import InvalidConfiguration
+from knhk.persistence.blob_area import BlobArea
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.platform.clock import SystemClock
 from knhk.ports.duty import Duty
@@ -43,7 +45,13 @@ def snapshots_of(node: Node) -> SnapshotDuty:
     """The duty that takes and prunes a server's snapshots."""
     recovery = node.config.recovery
     snapshots = Snapshots(
-        recovery.checkpoint_path, node.store, node.store, node.signer, node.clock, node.config.platform.node_id
+        recovery.checkpoint_path,
+        node.store,
+        node.store,
+        node.signer,
+        node.clock,
+        node.config.platform.node_id,
+        node.blobs.path if isinstance(node.blobs, BlobArea) else None,
     )
     return SnapshotDuty(
         snapshots,
@@ -63,7 +71,8 @@ async def snapshot_offline(config: Config) -> Snapshot:
         signer = Ed25519Signer.load_or_create(config.persistence.key_path, clock.now_ns())
         await store.register_key(signer.public_key)
         directory = config.recovery.checkpoint_path
-        return await Snapshots(directory, store, store, signer, clock, config.platform.node_id).take()
+        blobs = blob_path(config.persistence)
+        return await Snapshots(directory, store, store, signer, clock, config.platform.node_id, blobs).take()
     finally:
         await store.close()
 

@@ -107,6 +107,7 @@ def _api_of(
     """The API's server. In a cluster each request finds its way to the node that owns what it is about."""
     from knhk.api.actions import action_handlers
     from knhk.api.app import create_app
+    from knhk.api.blobs import blob_handlers
     from knhk.api.cluster import cluster_handlers
     from knhk.api.fast_path import protocol_for
     from knhk.api.protection import protection_handlers
@@ -125,6 +126,7 @@ def _api_of(
         protection.erasure.runs, protection.erasure.projected = control, cluster.projected
     further = [
         *action_handlers(node.registry),
+        *blob_handlers(node.blobs),
         *worker_handlers(remote, max_wait_ns=workers.max_wait_ns, max_batch=workers.max_batch),
         *protection_handlers(control, protection.services),
         *scaling_handlers(scaling),

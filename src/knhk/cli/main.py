@@ -10,6 +10,7 @@ from knhk.cli import (
     alerts,
     archive,
     backup,
+    blob,
     cluster,
     debug,
     definition,
@@ -96,6 +97,7 @@ app.add_typer(logs.app)
 app.add_typer(alerts.app)
 app.add_typer(alerts.sla_app)
 app.add_typer(actions.app)
+app.add_typer(blob.app)
 app.add_typer(diagnostics.app)
 app.add_typer(trace.app)
 app.add_typer(profile.app)

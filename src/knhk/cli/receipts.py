@@ -9,7 +9,7 @@ from knhk.cli import exit_codes, signing_keys
 from knhk.cli.files import read_bytes, read_public_key, write_bytes
 from knhk.cli.options import ConfigOption, DataOption, IdArgument, OutputOption, PublicKeyOption
 from knhk.cli.output import Output, emit, note, print_fields, print_table
-from knhk.cli.store import data_directory, reading, trust_of
+from knhk.cli.store import blobs_in, data_directory, reading, trust_of
 from knhk.cli.verdict import print_report, progress_bar
 from knhk.domain.errors import InvalidInput
 
@@ -48,15 +48,16 @@ def verify(
         raise InvalidInput("name one workflow, or give --all", hint="See `knhk receipts verify --help`.")
 
     number = None if workflow_id is None else parse(workflow_id)
+    directory = data_directory(context, data, config)
 
     async def read(store: "ScannedJournal") -> "Report":
         trust = await trust_of(store, public_key)
         if number is not None:
             return await verify_workflow(store, number, trust)
         with progress_bar() as progress:
-            return await verify_all(store, store.scanner(), trust, progress)
+            return await verify_all(store, store.scanner(), trust, progress, blobs=blobs_in(directory, store))
 
-    report = reading(data_directory(context, data, config), read)
+    report = reading(directory, read)
     subject = {} if number is None else {"workflow_id": workflow_id}
     emit({**subject, **report.to_dict()}, output, lambda: print_report(report, workflow_id or "the journal"))
     if not report.valid:

@@ -16,6 +16,7 @@ from knhk.domain.errors import NotFound
 
 if TYPE_CHECKING:
     from knhk.config.sections import Persistence
+    from knhk.persistence.blob_area import BlobArea
     from knhk.persistence.cipher import Cipher
     from knhk.persistence.rocksdb import RocksDbStore
     from knhk.persistence.rocksdb_options import StoreOptions
@@ -138,6 +139,17 @@ async def _in_database(
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def blobs_in(directory: DataDirectory, store: "ScannedJournal") -> "BlobArea | None":
+    """The blobs of a data directory, or those beside a database; None if there is no place for them."""
+    from knhk.persistence.blob_area import BlobArea
+    from knhk.persistence.rocksdb import RocksDbStore
+
+    if isinstance(store, RocksDbStore):
+        return BlobArea.reader(directory.path, store.cipher.keys)
+    path = directory.persistence.blobs.path
+    return None if path is None else BlobArea(path, inline_bytes=0, max_bytes=0, min_free_bytes=0)
 
 
 async def trust_of(store: "ScannedJournal", pinned: list[Path] | None) -> "Trust":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from knhk.cli.output import print_fields, stderr, stdout
 
 if TYPE_CHECKING:
-    from knhk.persistence.journal_check import Progress
+    from knhk.persistence.scanner import Progress
     from knhk.persistence.verification import Report
 
 

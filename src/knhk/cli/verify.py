@@ -8,7 +8,7 @@ import typer
 from knhk.cli import exit_codes
 from knhk.cli.options import ConfigOption, DataOption, OutputOption, PublicKeyOption
 from knhk.cli.output import Output, emit
-from knhk.cli.store import DataDirectory, data_directory, reading, trust_of
+from knhk.cli.store import DataDirectory, blobs_in, data_directory, reading, trust_of
 from knhk.cli.verdict import print_report, progress_bar
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def verify(
     are verified by the signed blocks, and their contents are not. Exits 1 if anything is wrong.
     """
     directory = data_directory(context, data, config)
-    report = _incomplete(directory) or reading(directory, lambda store: _verified(store, full, public_key))
+    report = _incomplete(directory) or reading(directory, lambda store: _verified(store, directory, full, public_key))
     shown = {"data": directory.name, "full": full, **report.to_dict()}
     emit(shown, output, lambda: print_report(report, directory.name))
     if not report.valid:
@@ -58,7 +58,9 @@ def _incomplete(directory: DataDirectory) -> "Report | None":
     return None if report.valid else report
 
 
-async def _verified(store: "ScannedJournal", full: bool, public_key: list[Path] | None) -> "Report":
+async def _verified(
+    store: "ScannedJournal", directory: DataDirectory, full: bool, public_key: list[Path] | None
+) -> "Report":
     from knhk.domain.errors import Corrupt
     from knhk.persistence.journal_check import verify_all
 
@@ -73,7 +75,7 @@ async def _verified(store: "ScannedJournal", full: bool, public_key: list[Path] 
                 progress("files", entries, entries)
             except Corrupt as error:
                 damage = error.message
-        report = await verify_all(store, scanner, trust, progress, payloads=full)
+        report = await verify_all(store, scanner, trust, progress, payloads=full, blobs=blobs_in(directory, store))
     if damage:
         report.note("corrupt", damage)
     return report

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, SecretStr
 
 from knhk.config.values import CaseBlind, Duration, Location, Port, Section, Size
-from knhk.domain.units import MB, SECOND
+from knhk.domain.units import GB, HOUR, KB, MB, SECOND
 
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 
@@ -119,6 +119,23 @@ class PostgresOptions(Section):
     )
 
 
+class Blobs(Section):
+    """Large payloads, which are kept as files beside the journal."""
+
+    path: Location | None = Field(
+        default=None,
+        description="With PostgreSQL, the directory of blobs, which all nodes share; without it there are no blobs.",
+        json_schema_extra={"default": "`blobs` in the data directory; none with PostgreSQL"},
+    )
+    inline_bytes: Size = Field(
+        default=256 * KB, gt=0, description="What actions read becomes a blob if it is larger than this."
+    )
+    max_bytes: Size = Field(default=1 * GB, gt=0, description="Size of the largest blob.")
+    grace_ns: Duration = Field(
+        default=24 * HOUR, ge=SECOND, description="How long a blob is kept that no workflow refers to."
+    )
+
+
 class Persistence(Section):
     """Where data are kept, and how."""
 
@@ -163,6 +180,7 @@ class Persistence(Section):
         default=64 * MB, ge=0, description="Free disk space below which no new workflow is taken."
     )
     max_payload_bytes: Size = Field(default=4 * MB, gt=0, description="Largest single input or output that is stored.")
+    blobs: Blobs = Field(default_factory=Blobs, description="Large payloads, kept as files.")
     postgres: PostgresOptions = Field(
         default_factory=PostgresOptions, description="How PostgreSQL is used if `persistence.url` names it."
     )

@@ -2,11 +2,12 @@
 
     KnhkError
     ├── InvalidInput    what was sent is wrong; sending it again cannot help            HTTP 400/422, exit 2
-    │   ├── InvalidDescriptor, InvalidInputs, InvalidExpression, InvalidConfiguration, InvalidParameter, PayloadTooLarge
+    │   ├── InvalidDescriptor, InvalidInputs, InvalidExpression, InvalidConfiguration, InvalidParameter,
+    │       PayloadTooLarge, BlobMismatch
     ├── Refused         understood and not allowed, now or at all                       HTTP 403/429, exit 3
     │   ├── Overloaded (retryable), CovenantViolated, SignatureRefused
     ├── NotFound        no such thing                                                   HTTP 404, exit 4
-    │   ├── WorkflowNotFound, ReceiptNotFound, DefinitionNotFound, DataErased, WorkflowPruned
+    │   ├── WorkflowNotFound, ReceiptNotFound, DefinitionNotFound, DataErased, WorkflowPruned, BlobNotFound
     ├── Conflict        it contradicts what already happened                            HTTP 409, exit 5
     │   ├── IdempotencyConflict, IllegalTransition, Fenced, DataDirectoryInUse, DefinitionConflict, LeaseLost
     ├── Unavailable     a part is down; retry later (retryable)                         HTTP 503, exit 6
@@ -97,6 +98,11 @@ class PayloadTooLarge(InvalidInput):
     hint = "Pass a reference to the data instead of the data, or raise the limit in the configuration."
 
 
+class BlobMismatch(InvalidInput):
+    code, title = "KNHK-1020", "The bytes are not those of the digest"
+    hint = "Send the blob again: it was altered on the way, or the digest is that of other data."
+
+
 class Refused(KnhkError):
     code, title = "KNHK-2000", "Refused"
 
@@ -144,6 +150,11 @@ class WorkflowPruned(NotFound):
 class DefinitionNotFound(NotFound):
     code, title = "KNHK-3003", "No such definition"
     hint = "List the known ones with `knhk definition list`, and the versions of one with `knhk definition show NAME`."
+
+
+class BlobNotFound(NotFound):
+    code, title = "KNHK-3020", "No such blob"
+    hint = "Send it first (`knhk blob put FILE`); a blob that no workflow refers to is kept for a day."
 
 
 class Conflict(KnhkError):

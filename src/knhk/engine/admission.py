@@ -23,9 +23,12 @@ class Admission:
         queue: Queue,
         uncommitted: Callable[[], int],
         fault: Callable[[], Unavailable | None],
+        require_blobs: Callable[[bytes], None],
     ) -> None:
         self._max_queued = max_queued
         self._has_slot, self._queue, self._uncommitted, self._fault = has_slot, queue, uncommitted, fault
+        self.require_blobs = require_blobs
+        """Raises BlobNotFound if a payload that comes in refers to a blob that is not there."""
         self.closed = False
         self.low_disk: DiskFull | None = None
         self.rejections: dict[str, int] = {"overloaded": 0, "unavailable": 0, "shutting_down": 0}

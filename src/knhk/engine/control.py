@@ -289,6 +289,7 @@ class Control:
         run = Run(self._ids.next_id(self._partition) if claim is None else claim.workflow_id, plan)
         live = LiveRun(run, inputs)
         raw = payload.encode(inputs) if inputs else _NO_INPUTS
+        self._admission.require_blobs(raw)
         detail = ev.Submitted(
             plan.name,
             plan.department,
@@ -306,12 +307,11 @@ class Control:
             _origin(submission.forked_from, submission.fork_step),
         )
         event = Event(self._clock.now_ns(), detail, actor=submission.actor, input_digest=payload.digest(raw))
-        committer = self._committer
         if submission.descriptor:
-            committer.keep_descriptor(plan.digest, submission.descriptor)
-        committer.add(live, event, given=raw if inputs else None)
+            self._committer.keep_descriptor(plan.digest, submission.descriptor)
+        self._committer.add(live, event, given=raw if inputs else None)
         if claim is not None and live.batch is not None:
-            committer.claim(claim)
+            self._committer.claim(claim)
             # Until it is durable, whatever becomes of this request: another one with the key must not get past it.
             self._claims[claim.key_digest] = live.batch
             live.batch.after.append(partial(self._claims.__delitem__, claim.key_digest))

@@ -2,6 +2,7 @@
 
 import random
 import resource
+from collections.abc import Callable
 from typing import Any, Final
 
 from knhk.actions.registry import Cancelled, Failed, Outcome, RetryLater, StartWorkflow, Succeeded, WaitFor, WaitUntil
@@ -30,9 +31,16 @@ _COMPLETED: Final = ev.Completed()
 class Recorder:
     """Adds to the journal what happened to steps and runs. It decides nothing but whether an attempt is repeated."""
 
-    def __init__(self, committer: Committer, clock: Clock, rng: random.Random, max_payload_bytes: int) -> None:
+    def __init__(
+        self,
+        committer: Committer,
+        clock: Clock,
+        rng: random.Random,
+        max_payload_bytes: int,
+        require_blobs: Callable[[bytes], None],
+    ) -> None:
         self._committer, self._clock, self._rng = committer, clock, rng
-        self._max_payload_bytes = max_payload_bytes
+        self._max_payload_bytes, self._require_blobs = max_payload_bytes, require_blobs
 
     def before(self, live: LiveRun, attempt: Attempt) -> Failed | None:
         """What forbids the attempt: an invariant of covenant Q that does not hold."""
@@ -212,7 +220,7 @@ class Recorder:
                     return Failure("KNHK-RUN-OUTPUTS", f"outputs: {'; '.join(map(str, problems))}")
             live.results = values.get(WHOLE, values)
             return self.encode(live.results)
-        except InvalidInput as error:
+        except KnhkError as error:
             return Failure("KNHK-RUN-OUTPUTS", f"outputs: {error.message}")
 
     def _succeeded(self, live: LiveRun, attempt: Attempt, output: Any) -> None:
@@ -363,10 +371,11 @@ class Recorder:
         return None
 
     def encode(self, value: Any) -> bytes:
-        """A value's bytes. Raises InvalidInput if it is none, or is too large."""
+        """A value's bytes. Raises InvalidInput if it is none or too large, BlobNotFound, Unsupported."""
         raw = payload.encode(value)
         if len(raw) > self._max_payload_bytes:
             raise InvalidInput(f"{len(raw)} bytes; at most {self._max_payload_bytes} can be kept")
+        self._require_blobs(raw)
         return raw
 
     def _invariant(self, live: LiveRun, when: str, attempt: Attempt, output: Any = None) -> Failed | None:

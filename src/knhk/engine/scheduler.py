@@ -88,10 +88,12 @@ class Scheduler:
         self._recorder: Recorder
         self._composites: Composites
 
-    def connect(self, committer: Committer, executor: Executor, *, max_payload_bytes: int) -> None:
+    def connect(
+        self, committer: Committer, executor: Executor, max_payload_bytes: int, require_blobs: Callable[[bytes], None]
+    ) -> None:
         """Give the scheduler its neighbours (they call back into it, so they are made after it)."""
         self.committer, self.executor = committer, executor
-        self._recorder = Recorder(committer, self._clock, self._rng, max_payload_bytes)
+        self._recorder = Recorder(committer, self._clock, self._rng, max_payload_bytes, require_blobs)
         self._composites = Composites(committer, self._clock, self._recorder, self._cancel_inside, self._perform)
 
     @property

@@ -32,6 +32,7 @@ from knhk.engine.time_machine import TimeMachine
 from knhk.engine.triggers import Triggers
 from knhk.engine.watchers import Watchers
 from knhk.engine.workers import Workers
+from knhk.ports.blobs import Blobs, NoBlobs
 from knhk.ports.environment import Clock, Ids, Signer
 from knhk.ports.fold import Fold
 from knhk.ports.journal import Journal
@@ -44,6 +45,7 @@ _DISK_CHECK_S: Final = 1.0
 _DRAIN_CHECK_S: Final = 0.02
 _LOADS_A_TURN: Final = 100
 _LIMITS_RETRY_S: Final = 0.25
+_NO_BLOBS: Final = NoBlobs("the engine works without a blob area")
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -89,7 +91,9 @@ class Engine:
         rng: random.Random,
         folds: Sequence[Fold] = (),
         workers: Workers | None = None,
+        blobs: Blobs = _NO_BLOBS,
     ) -> None:
+        self.blobs = blobs
         self.settings, self._clock, self._journal, self._storage = settings, clock, journal, storage
         self._projections = projections
         partition = settings.partition
@@ -124,7 +128,7 @@ class Engine:
         """Those of all partitions of this process, if it has several."""
         self.leases = self._leases()
         self.executor = self._hands(registry)
-        self.scheduler.connect(self.committer, self.executor, max_payload_bytes=settings.max_payload_bytes)
+        self.scheduler.connect(self.committer, self.executor, settings.max_payload_bytes, blobs.require)
         self.loader = Loader(journal, self.plans)
         self.arrivals = Arrivals(self.loader, self.scheduler)
         self.sleepers = self._alarms()
@@ -183,6 +187,7 @@ class Engine:
             queue=self.scheduler.pending,
             uncommitted=lambda: self.committer.uncommitted_receipts,
             fault=lambda: self.committer.fault,
+            require_blobs=self.blobs.require,
         )
 
     def _registered(self, ids: Ids) -> Definitions:

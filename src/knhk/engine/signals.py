@@ -371,6 +371,7 @@ class Signals:
         raw = payload.encode(data)
         if len(raw) > self._max_payload_bytes:
             raise InvalidInputs(f"data: {len(raw)} bytes; at most {self._max_payload_bytes} can be kept")
+        self._admission.require_blobs(raw)
         return raw
 
 

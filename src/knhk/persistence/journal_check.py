@@ -15,8 +15,10 @@ from typing import Final, Protocol
 from knhk.domain.errors import Corrupt, DataErased, EncryptionKeyUnavailable, WorkflowNotFound
 from knhk.domain.identifier import partition_of, to_text
 from knhk.domain.receipt import Sealed, SignedBlock
+from knhk.persistence.blob_area import BlobArea
+from knhk.persistence.blob_check import check_blobs, references
 from knhk.persistence.pruning_check import PruningCheck
-from knhk.persistence.scanner import ERASED_ROW, LOCKED_ROW, JournalScanner
+from knhk.persistence.scanner import ERASED_ROW, LOCKED_ROW, JournalScanner, Progress
 from knhk.persistence.verification import UNDECODABLE, BlockChain, Report, RunCheck, Trust
 from knhk.ports.journal import Journal
 
@@ -24,9 +26,6 @@ _PROGRESS_EVERY: Final = 256
 _PAGE: Final = 256
 _REMEMBERED: Final = 100_000
 _HASHES_MODULUS: Final = 1 << 256
-
-Progress = Callable[[str, int, int], None]
-"""Called now and then with what is being done, how much of it is done, and how much there is."""
 
 
 class Descriptors(Protocol):
@@ -40,8 +39,11 @@ class Descriptors(Protocol):
 class _JournalCheck:
     """One verification of a whole journal."""
 
-    def __init__(self, journal: Journal, scanner: JournalScanner, trust: Trust, progress: Progress) -> None:
+    def __init__(
+        self, journal: Journal, scanner: JournalScanner, trust: Trust, progress: Progress, blobs: BlobArea | None
+    ) -> None:
         self.report = Report()
+        self._blobs, self._used = blobs, dict[str, int]()
         self._journal, self._scanner, self._trust, self._progress = journal, scanner, trust, progress
         self._descriptors: dict[bytes, bool] = {}
         self._pruning = PruningCheck()
@@ -63,6 +65,8 @@ class _JournalCheck:
                 self._receipts_total += block.first_offset + block.count
         self._pruning.open(self._scanner, self._trust, report)
         await self._receipts(payloads)
+        if self._blobs is not None:
+            check_blobs(self._blobs, self._used, report, self._progress)
         self._pruning.close(report)
         contents = report.missing
         in_blocks = self._blocks()
@@ -77,7 +81,7 @@ class _JournalCheck:
         return report
 
     async def _receipts(self, with_payloads: bool) -> None:
-        rows = _Grouped(self._scanner.scan_payloads()) if with_payloads else None
+        rows = _Grouped(self._scanner.scan_payloads(), self._used) if with_payloads else None
         try:
             for workflow_id, sealed in self._scanner.scan_receipts():
                 check = RunCheck(workflow_id, self.report)
@@ -177,8 +181,8 @@ class _JournalCheck:
 class _Grouped:
     """Payloads run by run, in step with the receipts. Keeps digests only, and one run's at a time."""
 
-    def __init__(self, rows: Iterator[tuple[int, int, int, bytes]]) -> None:
-        self._rows = rows
+    def __init__(self, rows: Iterator[tuple[int, int, int, bytes]], used: dict[str, int]) -> None:
+        self._rows, self._used = rows, used
         self._next: tuple[int, int, int, bytes] | None = None
         self._ended = self.damaged = False
 
@@ -193,6 +197,8 @@ class _Grouped:
         found = {}
         while (row := self._peek()) is not None and row[0] == workflow_id:
             found[row[1], row[2]] = sha256(row[3]).digest()
+            for _, digest in references(iter((row,))):
+                self._used.setdefault(digest, workflow_id)
             self._next = None
         return found
 
@@ -218,11 +224,17 @@ def _order(workflow_id: int) -> tuple[int, int]:
 
 
 async def verify_all(
-    journal: Journal, scanner: JournalScanner, trust: Trust, progress: Progress, *, payloads: bool = True
+    journal: Journal,
+    scanner: JournalScanner,
+    trust: Trust,
+    progress: Progress,
+    *,
+    payloads: bool = True,
+    blobs: BlobArea | None = None,
 ) -> Report:
-    """Verify everything. Without `payloads`, inputs, outputs and descriptors are not read, which is several times
-    quicker; receipts, blocks and signatures are always verified."""
-    return await _JournalCheck(journal, scanner, trust, progress).run(payloads=payloads)
+    """Verify everything. Without `payloads`, no inputs, outputs, descriptors and blobs are read, which is quicker;
+    receipts, blocks and signatures are always verified."""
+    return await _JournalCheck(journal, scanner, trust, progress, blobs).run(payloads=payloads)
 
 
 async def verify_workflow(journal: Journal, workflow_id: int, trust: Trust) -> Report:

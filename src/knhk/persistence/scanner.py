@@ -1,6 +1,6 @@
 """Reading a whole journal for verification, without an event loop and in constant memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from knhk.domain.errors import Corrupt
@@ -8,6 +8,8 @@ from knhk.domain.receipt import Sealed, SignedBlock
 from knhk.persistence.prune_records import SignedRecord
 from knhk.ports.journal import Journal
 
+Progress = Callable[[str, int, int], None]
+"""Called now and then with what is being done, how much of it is done, and how much there is."""
 LOCKED_ROW: Final = -1
 """In the place of a payload's slot: the row that begins at this receipt is encrypted, and its key is not at hand."""
 ERASED_ROW: Final = -2

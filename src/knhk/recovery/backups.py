@@ -15,7 +15,7 @@ import msgspec
 
 from knhk.domain.errors import BackupCorrupt, BackupUnavailable, NotFound
 from knhk.domain.units import DAY
-from knhk.persistence.journal_check import Progress
+from knhk.persistence.scanner import Progress
 from knhk.recovery import manifest as manifests
 from knhk.recovery import snapshots
 from knhk.recovery.durable_files import digest_of, leased

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -32,6 +33,17 @@ def write_durably(path: Path, raw: bytes) -> None:
         os.fsync(file.fileno())
     temporary.rename(path)
     sync_path(path.parent)
+
+
+def link_or_copy(path: Path, target: Path) -> None:
+    """The same file under another name, or a durable copy of it on another file system."""
+    try:
+        os.link(path, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+            raise
+        shutil.copyfile(path, target)
+        sync_path(target)
 
 
 def digest_of(path: Path, read: Callable[[int], None] | None = None) -> str:

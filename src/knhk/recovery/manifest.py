@@ -15,7 +15,7 @@ import msgspec
 
 from knhk.domain.errors import BackupCorrupt
 from knhk.domain.receipt import SignedBlock
-from knhk.persistence.journal_check import Progress
+from knhk.persistence.scanner import Progress
 from knhk.persistence.verification import UNDECODABLE, CheckSignature
 from knhk.ports.environment import PublicKey, Signer
 from knhk.recovery.durable_files import digest_of, write_durably

@@ -10,10 +10,12 @@ import msgspec
 from knhk.domain.errors import BackupCorrupt, Corrupt, InvalidConfiguration
 from knhk.domain.times import rfc3339
 from knhk.persistence import head_witness
-from knhk.persistence.journal_check import Progress, verify_all
+from knhk.persistence.blob_area import BlobArea
+from knhk.persistence.journal_check import verify_all
 from knhk.persistence.journal_import import JournalImport
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.persistence.rocksdb_options import StoreOptions
+from knhk.persistence.scanner import Progress
 from knhk.persistence.verification import CheckSignature, Report, Trust
 from knhk.ports.environment import PublicKey
 from knhk.recovery.manifest import Head
@@ -152,13 +154,14 @@ def _checked(
     """Verify the restored store. Raises BackupCorrupt, naming what is wrong."""
     store = open_store(path)
     try:
-        return asyncio.run(_check(store, source, name, pinned, check, progress))
+        return asyncio.run(_check(store, path, source, name, pinned, check, progress))
     finally:
         asyncio.run(store.close())
 
 
 async def _check(
     store: RocksDbStore,
+    path: Path,
     source: Source | None,
     name: str,
     pinned: list[PublicKey] | None,
@@ -177,7 +180,8 @@ async def _check(
         remarks.append("the backup has no manifest: nobody vouches that it is whole; every byte of it was verified")
         progress("files", 0, 0)
         scanner.verify_files()
-    report = await verify_all(store, scanner, Trust.of(pinned or keys, check), progress)
+    trust = Trust.of(pinned or keys, check)
+    report = await verify_all(store, scanner, trust, progress, blobs=BlobArea.reader(path, store.cipher.keys))
     if not report.valid:
         named = "; ".join(report.problems[:5])
         raise BackupCorrupt(f"{name} does not verify ({report.problem_count} problems): {named}")

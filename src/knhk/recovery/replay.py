@@ -7,8 +7,8 @@ import msgspec
 
 from knhk.domain.errors import BackupCorrupt
 from knhk.domain.receipt import SignedBlock
-from knhk.persistence.journal_check import Progress
 from knhk.persistence.journal_import import JournalImport
+from knhk.persistence.scanner import Progress
 from knhk.persistence.verification import CheckSignature
 from knhk.ports.environment import PublicKey
 from knhk.recovery import histories, segments

@@ -30,8 +30,8 @@ from knhk.domain.errors import (
     NotFound,
 )
 from knhk.domain.times import rfc3339
-from knhk.persistence.journal_check import Progress
 from knhk.persistence.rocksdb_errors import translated
+from knhk.persistence.scanner import Progress
 from knhk.persistence.verification import UNDECODABLE, CheckSignature
 from knhk.ports.environment import PublicKey
 from knhk.recovery import manifest as manifests

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,13 +20,14 @@ from knhk import __version__
 from knhk.domain.errors import Conflict, KnhkError, StorageUnavailable
 from knhk.domain.times import rfc3339
 from knhk.persistence import head_witness
+from knhk.persistence.blob_area import FOLDER
 from knhk.persistence.rocksdb_errors import translated
 from knhk.persistence.rocksdb_keys import FORMAT_VERSION
 from knhk.ports.environment import Clock, Signer
 from knhk.ports.journal import Journal
 from knhk.ports.storage import Storage
 from knhk.recovery import manifest as manifests
-from knhk.recovery.durable_files import digest_of, sync_path, taken
+from knhk.recovery.durable_files import digest_of, link_or_copy, sync_path, taken
 from knhk.recovery.manifest import FORMAT, Head, ListedFile, Manifest, files_of
 
 _NAME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d{6}-\d{3}Z(-\d+)?")
@@ -84,9 +86,17 @@ class Snapshots:
     """The snapshots of one node."""
 
     def __init__(
-        self, directory: Path, journal: Journal, storage: Storage, signer: Signer, clock: Clock, node_id: str
+        self,
+        directory: Path,
+        journal: Journal,
+        storage: Storage,
+        signer: Signer,
+        clock: Clock,
+        node_id: str,
+        blobs: Path | None = None,
     ) -> None:
-        self.directory = directory
+        """`blobs` is the blob area, if there is one."""
+        self.directory, self._blobs = directory, blobs
         self._journal, self._storage, self._signer, self._clock = journal, storage, signer, clock
         self._node_id = node_id
         self._digests = Digests()
@@ -117,13 +127,31 @@ class Snapshots:
                 unfinished.mkdir(parents=True)
                 with taken(unfinished):
                     copy = unfinished / "store"
+                    # Before, so that what is erased meanwhile is there; after, so that what is new is.
+                    await asyncio.to_thread(self._link_blobs, unfinished / FOLDER)
                     await self._storage.checkpoint(copy)
                     heads = await self._heads(copy)
+                    await asyncio.to_thread(self._link_blobs, unfinished / FOLDER)
+                    if (unfinished / FOLDER).exists():
+                        (unfinished / FOLDER).rename(copy / FOLDER)
                     return await asyncio.to_thread(self._finish, copy, target, heads, at_ns)
             except OSError as error:
                 raise translated(error, target, "writing the snapshot") from error
             finally:
                 await asyncio.to_thread(shutil.rmtree, unfinished, True)
+
+    def _link_blobs(self, target: Path) -> None:
+        """Put the blobs into the snapshot: they are never changed, so hard links will do."""
+        if self._blobs is None:
+            return
+        for path in (self._blobs / "data").glob("??/*"):
+            link = target / "data" / path.parent.name / path.name
+            with suppress(FileNotFoundError):  # it was removed meanwhile
+                if not link.exists():
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link_or_copy(path, link)
+        for folder in (target / "data").glob("??"):
+            sync_path(folder)
 
     async def _heads(self, copy: Path) -> list[Head]:
         """The heads in the copy, from the journal: a block that was still being synced is waited for."""

@@ -40,6 +40,26 @@ class Submitted(msgspec.Struct, frozen=True):
     failure: Failure | None = None
 
 
+class Signalled(msgspec.Struct, frozen=True):
+    """A signal that is on disk. `step` took it; without one it is kept for a step that waits later."""
+
+    workflow_id: str
+    signal_id: str
+    step: str | None = None
+    replayed: bool = False
+
+
+class Published(msgspec.Struct, frozen=True):
+    """An event that is on disk; these runs have it by now, and its triggers have started those."""
+
+    event_id: str
+    record: str
+    delivered_to: list[str] = []
+    started: list[str] = []
+    kept_until: str = ""
+    replayed: bool = False
+
+
 class StepStatus(msgspec.Struct, frozen=True):
     """One step of a run."""
 
@@ -198,6 +218,24 @@ def change(workflow_id: str, verb: str, reason: str | None) -> Call[Run]:
     """An operator's decision. Not sent again by itself: the second one would be told that it is not possible now."""
     body = None if reason is None else msgspec.json.encode({"reason": reason})
     return Call("POST", f"{path_of(workflow_id)}/{verb}", Run, {}, _JSON if body else {}, body, repeatable=False)
+
+
+def signal(workflow_id: str, event: str, data: Any, *, correlate: str, signal_id: str) -> Call[Signalled]:
+    """An event for one run. Sending it again is safe, because of its id."""
+    body = {"event": event, "data": data, "correlate": correlate, "id": signal_id}
+    return Call("POST", f"{path_of(workflow_id)}/signals", Signalled, {}, _JSON, msgspec.json.encode(body))
+
+
+def judgement(workflow_id: str, verb: str, *, approver: str, step: str, comment: str) -> Call[Run]:
+    """Somebody's answer to a step that waits for approval. The same one again does nothing."""
+    body = {"approver": approver, "step": step, "comment": comment}
+    return Call("POST", f"{path_of(workflow_id)}/{verb}", Run, {}, _JSON, msgspec.json.encode(body))
+
+
+def event(name: str, correlate: str, data: Any, *, event_id: str, keep: str) -> Call[Published]:
+    """An event for all runs that wait for it. Sending it again is safe, because of its id."""
+    body = {"event": name, "correlate": correlate, "data": data, "id": event_id, "keep": keep}
+    return Call("POST", "/events", Published, {}, _JSON, msgspec.json.encode(body))
 
 
 def receipts(workflow_id: str, from_seq: int) -> Call[Receipts]:

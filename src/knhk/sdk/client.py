@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -19,8 +19,9 @@ import msgspec
 from knhk.domain.errors import KnhkError, ServerUnreachable
 from knhk.sdk import calls
 from knhk.sdk.answers import ANSWER_S, CONNECT_S, SILENCE_S, checked_url, error_of, receipts_in
+from knhk.sdk.blobs import AsyncBlobs, Blobs
 from knhk.sdk.builder import Workflow
-from knhk.sdk.calls import ActionInfo, Call, Page, Receipt, Run, State, Submitted
+from knhk.sdk.calls import ActionInfo, Call, Page, Published, Receipt, Run, Signalled, State, Submitted
 
 SERVER: Final = "http://127.0.0.1:8080"
 LONGEST_WAIT_S: Final = 60.0
@@ -94,6 +95,7 @@ class Client(_Base):
     def __init__(self, server: str = SERVER, *, attempts: int = 5, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(server, attempts=attempts, headers=headers)
         self._http = httpx.Client(**self._settings())
+        self.blobs = Blobs(self, self._http)
 
     def __enter__(self) -> Self:
         return self
@@ -179,6 +181,28 @@ class Client(_Base):
         """Run the failed steps of an ended run again."""
         return self._send(calls.change(workflow_id, "retry", None))
 
+    def signal(
+        self, workflow_id: str, event: str, data: Any = None, *, correlate: str = "", signal_id: str | None = None
+    ) -> Signalled:
+        """Give an event to a run: to the step that waits for it, or to the next one that will."""
+        signal_id = signal_id or f"sdk-{uuid.uuid4().hex}"
+        return self._send(calls.signal(workflow_id, event, data, correlate=correlate, signal_id=signal_id))
+
+    def approve(self, workflow_id: str, approver: str, *, step: str = "", comment: str = "") -> Run:
+        """Say yes to a step that waits for approval; `step` may be left out if only one does."""
+        return self._send(calls.judgement(workflow_id, "approve", approver=approver, step=step, comment=comment))
+
+    def reject(self, workflow_id: str, approver: str, *, step: str = "", comment: str = "") -> Run:
+        """Say no to it: it fails, or goes on if it says `on_reject: continue`."""
+        return self._send(calls.judgement(workflow_id, "reject", approver=approver, step=step, comment=comment))
+
+    def publish(
+        self, event: str, correlate: str, data: Any = None, *, event_id: str | None = None, keep: str = "1h"
+    ) -> Published:
+        """Give an event to every run that waits for it with this correlation, now or while it is kept."""
+        event_id = event_id or f"sdk-{uuid.uuid4().hex}"
+        return self._send(calls.event(event, correlate, data, event_id=event_id, keep=keep))
+
     def delete(self, workflow_id: str) -> None:
         """Erase the inputs and outputs of an ended run. Its receipts stay."""
         self._send(calls.delete(workflow_id))
@@ -209,10 +233,14 @@ class Client(_Base):
                 time.sleep(self._pause_s(_FOLLOW, self._unreachable(error), failures))
 
     def _send(self, call: Call[Answer]) -> Answer:
+        return self.attempt(call, lambda: self._read(call, self._http.request(**self._request(call))))
+
+    def attempt(self, call: Call[Any], send: Callable[[], Answer]) -> Answer:
+        """What `send` gives, sent again while that may help."""
         failures = 0
         while True:
             try:
-                return self._read(call, self._http.request(**self._request(call)))
+                return send()
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 failures += 1
                 time.sleep(self._pause_s(call, self._unreachable(error), failures))
@@ -227,6 +255,7 @@ class AsyncClient(_Base):
     def __init__(self, server: str = SERVER, *, attempts: int = 5, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(server, attempts=attempts, headers=headers)
         self._http = httpx.AsyncClient(**self._settings())
+        self.blobs = AsyncBlobs(self, self._http)
 
     async def __aenter__(self) -> Self:
         return self
@@ -303,6 +332,28 @@ class AsyncClient(_Base):
         """As `Client.retry`."""
         return await self._send(calls.change(workflow_id, "retry", None))
 
+    async def signal(
+        self, workflow_id: str, event: str, data: Any = None, *, correlate: str = "", signal_id: str | None = None
+    ) -> Signalled:
+        """As `Client.signal`."""
+        signal_id = signal_id or f"sdk-{uuid.uuid4().hex}"
+        return await self._send(calls.signal(workflow_id, event, data, correlate=correlate, signal_id=signal_id))
+
+    async def approve(self, workflow_id: str, approver: str, *, step: str = "", comment: str = "") -> Run:
+        """As `Client.approve`."""
+        return await self._send(calls.judgement(workflow_id, "approve", approver=approver, step=step, comment=comment))
+
+    async def reject(self, workflow_id: str, approver: str, *, step: str = "", comment: str = "") -> Run:
+        """As `Client.reject`."""
+        return await self._send(calls.judgement(workflow_id, "reject", approver=approver, step=step, comment=comment))
+
+    async def publish(
+        self, event: str, correlate: str, data: Any = None, *, event_id: str | None = None, keep: str = "1h"
+    ) -> Published:
+        """As `Client.publish`."""
+        event_id = event_id or f"sdk-{uuid.uuid4().hex}"
+        return await self._send(calls.event(event, correlate, data, event_id=event_id, keep=keep))
+
     async def delete(self, workflow_id: str) -> None:
         """As `Client.delete`."""
         await self._send(calls.delete(workflow_id))
@@ -339,10 +390,17 @@ class AsyncClient(_Base):
                 await asyncio.sleep(self._pause_s(_FOLLOW, self._unreachable(error), failures))
 
     async def _send(self, call: Call[Answer]) -> Answer:
+        async def send() -> Answer:
+            return self._read(call, await self._http.request(**self._request(call)))
+
+        return await self.attempt(call, send)
+
+    async def attempt(self, call: Call[Any], send: Callable[[], Awaitable[Answer]]) -> Answer:
+        """What `send` gives, sent again while that may help."""
         failures = 0
         while True:
             try:
-                return self._read(call, await self._http.request(**self._request(call)))
+                return await send()
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 failures += 1
                 await asyncio.sleep(self._pause_s(call, self._unreachable(error), failures))

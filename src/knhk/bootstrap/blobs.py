@@ -1,0 +1,50 @@
+"""The blob area of a node, from its configuration."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from knhk.config.sections import Persistence
+from knhk.domain.errors import InvalidConfiguration
+from knhk.persistence.blob_area import FOLDER, BlobArea
+from knhk.persistence.cipher import Cipher
+from knhk.persistence.rocksdb import RocksDbStore
+from knhk.ports.blobs import NoBlobs
+
+if TYPE_CHECKING:
+    from knhk.persistence.postgres import PostgresStore
+
+
+def blob_path(persistence: Persistence) -> Path | None:
+    """The directory of the blobs; None if there are none. Raises InvalidConfiguration."""
+    if persistence.url:
+        return persistence.blobs.path
+    if persistence.blobs.path is not None:
+        raise InvalidConfiguration(
+            "persistence.blobs.path is for PostgreSQL: a data directory has its blobs in itself",
+            hint=f"To have them on another disk, mount it, or link to it, at {persistence.path / FOLDER}.",
+        )
+    return persistence.path / FOLDER
+
+
+def blobs_of(
+    persistence: Persistence,
+    store: "RocksDbStore | PostgresStore",
+    number: Callable[[], int] = lambda: 0,
+    now_ns: Callable[[], int] = lambda: 0,
+) -> BlobArea | NoBlobs:
+    """The blobs of a store. `number` gives new unique numbers, `now_ns` Unix time; who only reads needs neither."""
+    path, options = blob_path(persistence), persistence.blobs
+    if path is None:
+        return NoBlobs("the journal is in PostgreSQL, and `persistence.blobs.path` names no directory for them")
+    cipher = store.cipher if isinstance(store, RocksDbStore) else Cipher()
+    return BlobArea(
+        path,
+        inline_bytes=options.inline_bytes,
+        max_bytes=options.max_bytes,
+        min_free_bytes=persistence.min_free_bytes,
+        keys=cipher.keys,
+        encrypting=cipher.encrypting,
+        number=number,
+        now_ns=now_ns,
+    )

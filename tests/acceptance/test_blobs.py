@@ -1,0 +1,215 @@
+"""Large payloads on a real server: sent and read in pieces, passed between steps, kept, verified, restored, erased."""
+
+import os
+import threading
+from collections.abc import Iterator
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from knhk import Client
+from knhk.domain.errors import BlobMismatch, BlobNotFound, InvalidInputs, PayloadTooLarge
+from tests.acceptance.server import Server
+
+MiB = 1 << 20
+COPY = """
+apiVersion: knhk/v1
+kind: Workflow
+metadata: {name: copy, department: %s}
+spec:
+  inputs:
+    source: {type: object}
+    to: {type: string}
+  steps:
+    - name: send
+      action: http
+      params: {url: "${{ inputs.to }}/echo", method: POST, body: "${{ inputs.source }}", timeout: 5m}
+      timeout: 5m
+  outputs:
+    copied: ${{ steps.send.output.body }}
+"""
+
+
+class Peer(BaseHTTPRequestHandler):
+    """Answers a POST with what it was sent, read and written piece by piece."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        left = int(self.headers["content-length"])
+        self.send_response(200)
+        self.send_header("content-type", "text/csv")
+        self.send_header("content-length", str(left))
+        self.end_headers()
+        held = []
+        while left:
+            piece = self.rfile.read(min(left, MiB))
+            left -= len(piece)
+            held.append(piece)
+        for piece in held:
+            self.wfile.write(piece)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def peer() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Peer)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """Encrypts unless the test says otherwise."""
+    encryption = getattr(request, "param", True)
+    running = Server(tmp_path, persistence={"encryption": encryption, "blobs": {"max": "100MB"}})
+    try:
+        yield running.start()
+    finally:
+        running.close()
+
+
+def content(size: int) -> bytes:
+    block = os.urandom(MiB)
+    return b"".join(block[number % MiB :] + block[: number % MiB] for number in range(size // MiB + 1))[:size]
+
+
+def blob_files(server: Server) -> list[Path]:
+    return [path for path in (server.data / "blobs" / "data").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("server", [False, True], ids=["plain", "encrypted"], indirect=True)
+def test_the_life_of_a_blob(server: Server, peer: str, tmp_path: Path) -> None:
+    data = content(3 * MiB + 5)
+    (tmp_path / "big.csv").write_bytes(data)
+    reference = server.cli("blob", "put", "big.csv", "-o", "json")
+    assert reference == {"$blob": f"sha256:{sha256(data).hexdigest()}", "size": len(data), "media_type": "text/csv"}
+    with Client(server.api) as client:
+        run = client.run(COPY % "sales", {"source": reference, "to": peer})
+        assert run.state == "completed", run
+        assert run.outputs == {"copied": reference}, "the same bytes are the same blob"
+        other = client.run(COPY % "hr", {"source": client.blobs.put(data[:MiB], "text/plain"), "to": peer})
+        assert other.outputs is not None
+        copied = other.outputs["copied"]
+        server.kill()
+        server.start()
+        assert b"".join(client.blobs.read(reference)) == data
+        assert b"".join(client.blobs.read(reference, 1_000_000, 7)) == data[1_000_000:1_000_007]
+        assert client.blobs.save(run.outputs["copied"], tmp_path / "back.csv") == len(data)
+        assert (tmp_path / "back.csv").read_bytes() == data
+        assert server.cli("blob", "show", reference["$blob"], "-o", "json")["size"] == len(data)
+        client.delete(run.workflow_id)
+        with pytest.raises(BlobNotFound):
+            client.blobs.size(reference)
+        assert b"".join(client.blobs.read(copied)) == data[:MiB]
+    assert len(blob_files(server)) == 1
+    report = server.verify()
+    assert report["valid"], report
+
+
+def test_what_is_refused(server: Server, peer: str) -> None:
+    missing = {"$blob": f"sha256:{'0' * 64}", "size": 1, "media_type": "text/plain"}
+    with Client(server.api, attempts=1) as client:
+        with pytest.raises(BlobNotFound):
+            client.submit(COPY % "x", {"source": missing, "to": peer})
+        with pytest.raises(PayloadTooLarge):
+            client.blobs.put(bytes(101 * MiB))
+        answer = server.client.put(f"/blobs/{missing['$blob']}", content=b"other")
+        assert (answer.status_code, answer.json()["code"]) == (400, BlobMismatch.code)
+        assert server.client.get("/blobs/sha256:xyz").status_code == 400
+        assert server.client.get(f"/blobs/{missing['$blob']}").status_code == 404
+        assert server.client.head(f"/blobs/{missing['$blob']}").status_code == 404
+        with pytest.raises(InvalidInputs):
+            client.submit(COPY % "x", {"source": "text", "to": peer})
+    assert blob_files(server) == []
+
+
+@pytest.mark.parametrize("server", [False], indirect=True)
+def test_parts(server: Server) -> None:
+    data = content(700_000)
+    sent = server.client.post("/blobs", content=data, headers={"content-type": "image/png"})
+    assert (sent.status_code, sent.json()["media_type"]) == (201, "image/png")
+    path = f"/blobs/{sent.json()['$blob']}"
+    whole = server.client.get(path)
+    assert whole.content == data
+    assert whole.headers["content-type"] == "application/octet-stream"
+    assert int(server.client.head(path).headers["content-length"]) == len(data)
+    cases = [("bytes=0-0", 206, data[:1]), ("bytes=699999-", 206, data[-1:]), ("bytes=-5", 206, data[-5:])]
+    cases += [("bytes=262100-262200", 206, data[262100:262201]), ("bytes=5-9999999", 206, data[5:])]
+    cases += [("bytes=700000-", 416, b""), ("lines=1-2", 200, data)]
+    for wanted, status, expected in cases:
+        answer = server.client.get(path, headers={"range": wanted})
+        assert (answer.status_code, answer.content) == (status, expected), wanted
+    for wrong in ("bytes=5-1", "bytes=0-1,3-4", "bytes=-"):
+        assert server.client.get(path, headers={"range": wrong}).status_code == 400, wrong
+
+
+def test_a_snapshot_has_the_blobs_and_a_restore_brings_them_back(server: Server, peer: str) -> None:
+    data = content(MiB)
+    with Client(server.api) as client:
+        reference = client.blobs.put(data)
+        run = client.run(COPY % "sales", {"source": reference, "to": peer})
+        snapshot = server.client.post(f"{server.ops}/checkpoint").json()["path"]
+        assert server.cli("verify", "--data", snapshot, "--full", "-o", "json")["valid"]
+        server.stop()
+        done = server.cli("recover", "--snapshot", snapshot, "--config", str(server.config), "-o", "json")
+        assert done["verification"]["valid"], done
+        server.start()
+        assert b"".join(client.blobs.read(reference)) == data
+        client.delete(run.workflow_id)  # the marks are there again
+        with pytest.raises(BlobNotFound):
+            client.blobs.size(reference)
+        damaged = next(path for path in (Path(snapshot) / "blobs").rglob("*") if path.is_file())
+        os.truncate(damaged, 1000)
+        assert not server.cli("verify", "--data", snapshot, "--full", "-o", "json", code=1)["valid"]
+
+
+def test_verification_finds_what_is_missing_and_what_is_altered(server: Server, peer: str) -> None:
+    with Client(server.api) as client:
+        client.run(COPY % "sales", {"source": client.blobs.put(content(MiB)), "to": peer})
+    server.stop()
+    (file,) = blob_files(server)
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    report = server.cli("verify", "--data", str(server.data), "--full", "-o", "json", code=1)
+    assert "its blob sha256:" in report["problems"][0]
+    file.unlink()
+    report = server.cli("verify", "--data", str(server.data), "--full", "-o", "json", code=1)
+    assert (report["missing"], "is missing" in report["problems"][0]) == (1, True)
+
+
+def test_the_memory_of_the_server_does_not_grow_with_the_blob(server: Server, peer: str, tmp_path: Path) -> None:
+    path = tmp_path / "big"
+    path.write_bytes(content(64 * MiB))
+    assert server.process is not None
+    process = psutil.Process(server.process.pid)
+    peak, stopped = [process.memory_info().rss], threading.Event()
+
+    def watch() -> None:
+        while not stopped.wait(0.005):
+            peak.append(process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with Client(server.api) as client:
+            reference = client.blobs.put(path)
+            run = client.run(COPY % "sales", {"source": reference, "to": peer})
+            assert run.outputs is not None
+            client.blobs.save(run.outputs["copied"], tmp_path / "back")
+    finally:
+        stopped.set()
+        watcher.join()
+    assert sha256((tmp_path / "back").read_bytes()).hexdigest() == reference.digest.removeprefix("sha256:")
+    assert max(peak) - peak[0] < 40 * MiB, f"{(max(peak) - peak[0]) / MiB:.0f} MiB more"
