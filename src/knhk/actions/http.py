@@ -50,6 +50,7 @@ MAX_RETRY_AFTER_NS: Final = 24 * 3600 * SECOND
 _RETRYABLE: Final = frozenset({408, 425, 429})
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
+_NO_BLOBS: Final = NoBlobs("this process has no blob area")
 _STATUS: Final = "^([1-5]xx|[1-5][0-9][0-9](-[1-5][0-9][0-9])?)$"
 
 Scalar = str | int | float | bool | None
@@ -94,11 +95,11 @@ class SharedClient:
 
     def __init__(self) -> None:
         self.settings = Actions()
-        self.blobs: Blobs = NoBlobs("this process has no blob area")
+        self.blobs: Blobs = _NO_BLOBS
         self._client: httpx.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def configure(self, settings: Actions, blobs: Blobs) -> None:
+    def configure(self, settings: Actions, blobs: Blobs = _NO_BLOBS) -> None:
         """Take the limits from the configuration, and where large bodies go; to be called before the first request."""
         self.settings, self.blobs = settings, blobs
 
