@@ -80,7 +80,13 @@ class ActionContext(msgspec.Struct, frozen=True):
 
 
 def action(
-    name: str, *, pure: bool = False, guarantee: str | None = None, inline: bool = False, queue: str = ""
+    name: str,
+    *,
+    pure: bool = False,
+    guarantee: str | None = None,
+    inline: bool = False,
+    queue: str = "",
+    version: str = "",
 ) -> Callable[[Function], Function]:
     """Make an action of a function, sync or async.
 
@@ -89,7 +95,8 @@ def action(
     the event loop, sync ones in a thread, or with `inline` directly in the loop: only for short code that never blocks.
     `pure` promises that running it twice has no effect outside and gives the same answer. `guarantee` is what the API
     shows: exactly-once, at-least-once or at-most-once. With a `queue`, remote workers perform the attempts
-    (`knhk worker`), and the server needs the function only to check params.
+    (`knhk worker`), and the server needs the function only to check params. What a step with a `cache` gave is never
+    given for another `version`.
 
     Raises:
         TypeError: the function cannot be an action, or one of its types has no JSON form.
@@ -106,7 +113,7 @@ def action(
     def decorate(function: Function) -> Function:
         if not isinstance(function, FunctionType):
             raise TypeError(f"action {name!r}: only functions can be actions, not {type(function).__qualname__}")
-        setattr(function, MARK, _build(name, function, pure, promised, inline, queue))
+        setattr(function, MARK, _build(name, function, pure, promised, inline, queue, version))
         return function
 
     return decorate
@@ -123,7 +130,13 @@ def as_action(name: str, function: FunctionType) -> Action:
 
 
 def _build(
-    name: str, function: FunctionType, pure: bool, guarantee: str, inline: bool = False, queue: str = ""
+    name: str,
+    function: FunctionType,
+    pure: bool,
+    guarantee: str,
+    inline: bool = False,
+    queue: str = "",
+    version: str = "",
 ) -> Action:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"action {name!r}: a generator cannot be an action; return a list")
@@ -136,7 +149,9 @@ def _build(
         output_schema = schema_of(without(hints.get("return", Any), _OUTCOMES))
     except (NameError, TypeError) as error:
         raise TypeError(f"action {name!r}: {error}") from error
-    traits = ActionTraits(name, pure and not queue, guarantee, params_schema, output_schema, queue=queue)
+    traits = ActionTraits(
+        name, pure and not queue, guarantee, params_schema, output_schema, queue=queue, version=version
+    )
     source = f"{function.__module__}.{function.__qualname__} (line {function.__code__.co_firstlineno})"
     about = (inspect.getdoc(function) or "").partition("\n")[0]
     if is_async:

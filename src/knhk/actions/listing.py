@@ -28,6 +28,7 @@ def _summary(action: Action) -> dict[str, Any]:
         "name": traits.name,
         "about": action.about,
         "guarantee": traits.guarantee,
+        "version": traits.version,
         "pure": traits.pure,
         "runs_in": _PLACES[action.mode],
         "allowed": not traits.disabled,

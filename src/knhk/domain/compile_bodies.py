@@ -24,7 +24,7 @@ from knhk.domain.descriptor_parts import KINDS
 from knhk.domain.expressions import compile_condition
 from knhk.domain.plan import Block, Body, Case, Catch, Foreach, Group, Loop, Parallel, Step, Switch
 
-_BELONGS: Final = {"params": "action", "semantics": "action", "queue": "action", "output": "steps"}
+_BELONGS: Final = {"params": "action", "semantics": "action", "queue": "action", "output": "steps", "cache": "action"}
 """Keys that only one kind of step has."""
 DEFAULT_CONCURRENCY: Final = 10
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")

@@ -9,6 +9,7 @@ import msgspec
 from knhk.domain.block_scope import EVERYWHERE, BlockScope
 from knhk.domain.compile_actions import check_literals, traits_of
 from knhk.domain.compile_bodies import BodyCompiler, is_repeated, wait_params
+from knhk.domain.compile_cache import compile_cache
 from knhk.domain.compile_values import ONCE, ValueCompiler
 from knhk.domain.complaints import Complaints, Path
 from knhk.domain.descriptor import HandlerPart, StepPart
@@ -179,6 +180,7 @@ class StepCompiler:
                 if traits.reads_dependencies and not (name == VALIDATE and "data" in params)
                 else ()
             ),
+            cache=compile_cache(scope, index, part, traits, self._values, self._complaints),
         )
         return self._with_policy(scope, index, part, step, self.default)
 

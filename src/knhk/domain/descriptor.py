@@ -17,6 +17,7 @@ from knhk.domain.descriptor_parts import (
     MAX_LIMIT,
     MAX_RETRIES,
     MAX_TIMES,
+    CachePart,
     CasePart,
     CatchPart,
     CompensatePart,
@@ -128,6 +129,13 @@ _COMPENSATE: Final = Object(
     },
     one_of=("action", "steps"),
 )
+_CACHE: Final = Object(
+    {
+        "key": Field(Value(), "Text or data with ${{ CEL }}: what must be equal for it.", required=True),
+        "ttl": Field(Text(), f"For how long after the step has completed: {_DURATION}.", required=True),
+        "at_most_once": Field(Boolean(), "Whether also an effect that must not happen twice. Default false."),
+    }
+)
 _HANDLER: Final = Object({"steps": Field(_STEPS, "The steps.", required=True)})
 _STEP: Final[Object] = Object(
     {
@@ -166,6 +174,7 @@ _STEP: Final[Object] = Object(
         "continue_on_error": Field(Boolean(), "Whether the rest goes on as if the step had completed, if it fails."),
         "catch": Field(_CATCH, "What is done if the step fails; then it has completed after all."),
         "compensate": Field(_COMPENSATE, "What undoes the step if it has completed and the run does not."),
+        "cache": Field(_CACHE, "When the step gives what one like it gave before, and is not run."),
     },
     one_of=KINDS,
 )
@@ -274,6 +283,7 @@ def parse(value: Any, complaints: Complaints) -> Descriptor | None:
 
 __all__ = [
     "SHAPE",
+    "CachePart",
     "CasePart",
     "CatchPart",
     "CompensatePart",

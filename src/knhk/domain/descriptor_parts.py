@@ -47,6 +47,14 @@ class DependencyPart(msgspec.Struct, forbid_unknown_fields=True):
     on: list[EndState] | None = None
 
 
+class CachePart(msgspec.Struct, forbid_unknown_fields=True):
+    """`cache` of a step."""
+
+    key: Any
+    ttl: str
+    at_most_once: bool | None = None
+
+
 class StepPart(msgspec.Struct, forbid_unknown_fields=True, rename={"while_": "while"}):
     """A step, wherever steps stand."""
 
@@ -74,6 +82,7 @@ class StepPart(msgspec.Struct, forbid_unknown_fields=True, rename={"while_": "wh
     continue_on_error: bool | None = None
     catch: "CatchPart | None" = None
     compensate: "CompensatePart | None" = None
+    cache: CachePart | None = None
 
 
 class CasePart(msgspec.Struct, forbid_unknown_fields=True):

@@ -169,10 +169,15 @@ class StepStarted(Detail, frozen=True, gc=False):
 
 
 class StepCompleted(Detail, frozen=True, gc=False):
-    """`started_at_ns` is when the action began; `queued_ns` is how long before that the attempt waited for a place."""
+    """`started_at_ns` is when the action began; `queued_ns` is how long before that the attempt waited for a place.
+
+    Steps with `cache_key`, if there is one, may give the same until `reuse_until_ns` (Unix time).
+    """
 
     started_at_ns: int = 0
     queued_ns: int = 0
+    cache_key: bytes = b""
+    reuse_until_ns: int = 0
 
 
 class StepFailed(Detail, frozen=True, gc=False):

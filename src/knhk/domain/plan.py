@@ -5,6 +5,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from knhk.domain.cache import Cache
 from knhk.domain.expressions import Condition, Scope, Template
 from knhk.domain.limits import NO_LIMITS, Limits, key_of
 from knhk.domain.triggers import Trigger
@@ -25,7 +26,8 @@ class ActionTraits(msgspec.Struct, frozen=True):
     `reads_dependencies` is false for an action that takes nothing but its params, never the outputs of the steps that
     its step depends on; then those need not be kept for it. `disabled` says why the configuration does not allow the
     action, empty if it does. `literal` are paths of params that no expression may fill, `*` standing for every element.
-    `queue` is where remote workers take the attempts, empty for those that this process performs.
+    `queue` is where remote workers take the attempts, empty for those that this process performs. What one `version` of
+    an action gave is never given for another.
     """
 
     name: str
@@ -37,6 +39,7 @@ class ActionTraits(msgspec.Struct, frozen=True):
     disabled: str = ""
     literal: tuple[str, ...] = ()
     queue: str = ""
+    version: str = ""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):
@@ -72,7 +75,7 @@ class Step(msgspec.Struct, frozen=True):
 
     `body` is what a step has in place of an action, for example steps of its own; then `action` is the key by which
     the descriptor says so. `definition` is what an action is told of its step besides params. `catch` is what is done
-    if the step fails, `compensate` what undoes it once it has completed.
+    if the step fails, `compensate` what undoes it once it has completed, `cache` when it need not run at all.
 
     `accepts` says, for a dependency by its index, in which end states it lets this step run; one that is not in it must
     have completed. `failure_is_handled`: the failure of this step is not that of its block, because
@@ -100,6 +103,7 @@ class Step(msgspec.Struct, frozen=True):
     catch: "Catch | None" = None
     compensate: "Step | None" = None
     definition: Any = None
+    cache: Cache | None = None
 
 
 class Block(msgspec.Struct, frozen=True):

@@ -79,6 +79,8 @@ def _retried(run: Run, event: Event, detail: ev.Retried) -> None:
         run.steps[index] = StepState.PENDING
         run.base_attempts[index] = run.attempts[index]
         run.failures.pop(index, None)
+        if run.reused is not None:
+            run.reused.pop(index, None)
         run.output_seqs[index], run.output_digests[index] = -1, b""
         if detail.from_step and run.children is not None and index in run.children:
             run.drop(run.children[index])
@@ -187,7 +189,7 @@ _APPLY: Final[dict[type[ev.Detail], Callable[[Run, Event, Any], None]]] = {
     ev.TimerSet: step_folds.timer_set,
     ev.TimerFired: _nothing,
     ev.PayloadErased: _payload_erased,
-    ev.StepReused: step_folds.completed,
+    ev.StepReused: step_folds.reused,
     ev.StepWaiting: wait_folds.waiting,
     ev.SignalReceived: wait_folds.signal_received,
     ev.ApprovalGiven: wait_folds.approval_given,

@@ -62,7 +62,7 @@ class Run(Frame):
     `timers` is a heap of (Unix time in ns, position) for steps that wait or retry and `timer_at_ns` says which of it
     still counts, `since_ns` since when they wait, `failures` is the last failure of each step, `skips` are the steps
     that will be skipped. `leases` are those of remote workers, by the step's path. `waits` is what steps wait for from
-    others, None if none ever did.
+    others, None if none ever did. `reused` says where steps that were not run have from what they give.
     `ending` says how the run will end while it puts things right before that, `finally_failed` what went wrong in that.
     `inner` is None until the first frame is opened, since most runs have none.
     """
@@ -81,6 +81,7 @@ class Run(Frame):
         "paused_at_ns",
         "plan",
         "results_root",
+        "reused",
         "seq",
         "settled",
         "since_ns",
@@ -121,6 +122,7 @@ class Run(Frame):
         self.erased = False
         self.waits: Waits | None = None
         self.settled = False
+        self.reused: dict[int, ev.StepReused] | None = None
 
     @property
     def ended(self) -> bool:
@@ -202,6 +204,12 @@ class Run(Frame):
             frame.listed = True
             self.inner.busy.append(frame)
 
+    def give_back(self, frame: Frame, index: int) -> None:
+        """Let a step run later that was about to, and of which nothing was journaled since."""
+        if frame.first_position + index not in self.started_deadlines:
+            frame.steps[index] = StepState.PENDING
+        self.make_ready(frame, index)
+
     def is_open(self, position: int) -> bool:
         """Whether the frame of a position is still there."""
         number = frame_number(position)
@@ -255,7 +263,8 @@ class Run(Frame):
             for undone in one.undoes or ():
                 inner.undoing.pop(f"{undone.path}:compensate", None)
             positions = range(one.first_position, one.first_position + len(one.steps))
-            for kept in (self.timer_at_ns, self.since_ns, self.started_deadlines, self.failures, self.base_attempts):
+            held = (self.timer_at_ns, self.since_ns, self.started_deadlines, self.failures, self.base_attempts)
+            for kept in (*held, self.reused):
                 if kept:
                     for position in positions:
                         kept.pop(position, None)

@@ -162,7 +162,8 @@ def shape_of(spec: SpecPart) -> tuple[bytes, list[Params]]:
     written = [part.params for part in spec.steps]
     taken: list[Params] = []
     for part, params in zip(spec.steps, written, strict=True):
-        if part.action in (VALIDATE, None) or is_repeated(part) or (params is not None and mentions(params)):
+        kept = part.action in (VALIDATE, None) or part.cache is not None or is_repeated(part)
+        if kept or (params is not None and mentions(params)):
             taken.append(None)
         else:
             taken.append(params or {})

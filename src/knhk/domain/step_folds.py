@@ -52,6 +52,16 @@ def completed(run: Run, event: Event, detail: ev.StepCompleted | ev.StepReused) 
             ready.append(dependent)
 
 
+def reused(run: Run, event: Event, detail: ev.StepReused) -> None:
+    """A step has what another gave. It is done, but this run has done nothing that could be undone."""
+    frame, index = run.locate(event.step)
+    position = frame.first_position + index
+    completed(run, event, detail)
+    if run.reused is None:
+        run.reused = {}
+    run.reused[position] = detail
+
+
 def failed(run: Run, event: Event, detail: ev.StepFailed) -> None:
     """A step failed for good."""
     frame, index = run.locate(event.step)

@@ -128,7 +128,7 @@ class Committer:
         self._node_id = node_id
         self._placement, self._committed, self._halted = placement, committed, halted
         self._epoch = 0
-        self._height = -1
+        self._height = self.durable_height = -1
         self._offset = 0
         self._block_hash = NO_HASH
         self._idle: asyncio.Future[None] | None = None
@@ -158,6 +158,7 @@ class Committer:
         if ownership.head is not None:
             head = ownership.head.block()
             self._height, self._offset = head.height, head.first_offset + head.count
+            self.durable_height = self._height
             self._block_hash = ownership.head.hash()
         await self._append.register_key(self._signer.public_key)
         self._open = Batch()
@@ -253,7 +254,7 @@ class Committer:
         statistics.batch_receipts.add(batch.receipts)
         statistics.commit_seconds.add(seconds)
         batch.durable = True
-        batch.height = commit.block.height
+        batch.height = self.durable_height = commit.block.height
         for waiter in batch.waiters:
             if not waiter.done():
                 waiter.set_result(None)

@@ -42,10 +42,12 @@ class Attempt:
     """One attempt at one step while it is under way. `params` is what the action was given.
 
     `position` is the step's in the run, `path` what receipts call it. `round` is what became of the block that the
-    step's action chose before, if it is called again.
+    step's action chose before, if it is called again. `cache_key` is where others may find what it
+    gives, empty if none may.
     """
 
     __slots__ = (
+        "cache_key",
         "deadline_ns",
         "ended",
         "frame",
@@ -80,6 +82,7 @@ class Attempt:
         self.round: Round | None = None
         self.task: asyncio.Task[None] | None = None
         self.ended = False
+        self.cache_key = b""
 
 
 class Remote(Protocol):

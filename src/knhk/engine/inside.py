@@ -6,6 +6,7 @@ from typing import Any, Final
 from knhk.domain import event as ev
 from knhk.domain.event import Event
 from knhk.domain.frame import InnerFrame
+from knhk.domain.identifier import to_text
 from knhk.domain.paths import is_inside
 from knhk.domain.run import Run
 from knhk.engine.loader import Loader
@@ -21,6 +22,7 @@ _STATES: Final[dict[type[ev.Detail], str]] = {
     ev.StepRetrying: "retrying",
     ev.StepSkipped: "skipped",
     ev.StepCompleted: "completed",
+    ev.StepReused: "completed",
     ev.StepFailed: "failed",
     ev.StepCompensated: "compensated",
     ev.StepWaiting: "waiting",
@@ -37,6 +39,8 @@ def of_run(run: Run) -> list[dict[str, Any]]:
             if len(shown) == MOST_SHOWN:
                 return shown
             shown.append(_shown(run, frame.path(index), str(state), frame.attempts[index]))
+            if run.reused is not None and (reused := run.reused.get(frame.first_position + index)) is not None:
+                shown[-1]["reused"] = of_reuse(reused)
     return shown
 
 
@@ -56,6 +60,8 @@ async def of_receipts(run: Run, journal: Journal, loader: Loader) -> list[dict[s
         shown["state"] = state
         shown["attempts"] = max(shown["attempts"], event.attempt)
         shown.pop("failure", None)
+        if isinstance(event.detail, ev.StepReused):
+            shown["reused"] = of_reuse(event.detail)
         failure = getattr(event.detail, "failure", None)
         if failure is not None:
             shown["failure"] = {"code": failure.code, "message": failure.message, "step": failure.step}
@@ -70,6 +76,11 @@ async def of_receipts(run: Run, journal: Journal, loader: Loader) -> list[dict[s
         if shown["state"] == "completed" and not run.erased:
             shown["output"] = await loader.output_at(run, seqs[shown["name"]])
     return told
+
+
+def of_reuse(reused: ev.StepReused) -> dict[str, Any]:
+    """Where a step that was not run has from what it gives."""
+    return {"workflow_id": to_text(reused.source), "seq": reused.seq, "why": reused.why}
 
 
 def _shown(run: Run, path: str, state: str, attempts: int) -> dict[str, Any]:

@@ -13,12 +13,21 @@ from typing import Any, Final, TypeVar
 from knhk.domain import definition
 from knhk.domain import summary as rows
 from knhk.domain.errors import Unavailable
-from knhk.domain.event import DefinitionPut, DefinitionRetired, Event, EventReceived, RecordDetail, Started, Submitted
+from knhk.domain.event import (
+    DefinitionPut,
+    DefinitionRetired,
+    Event,
+    EventReceived,
+    RecordDetail,
+    Started,
+    StepCompleted,
+    Submitted,
+)
 from knhk.domain.identifier import partition_of
 from knhk.domain.plan import Plan
 from knhk.domain.run import RunState
 from knhk.domain.summary import Summary
-from knhk.engine import limit_rows, topic_rows
+from knhk.engine import cache_rows, limit_rows, topic_rows
 from knhk.engine.committer import Batch
 from knhk.ports.environment import Clock
 from knhk.ports.fold import Fold
@@ -60,10 +69,10 @@ def _limited(submitted: Submitted) -> bool:
 class _Changes:
     """What a batch or some blocks change: runs by id with the state that their row had, and other rows by key."""
 
-    __slots__ = ("limited", "old", "rows", "summaries", "topics")
+    __slots__ = ("cached", "limited", "old", "rows", "summaries", "topics")
 
     def __init__(self) -> None:
-        self.limited = False
+        self.limited = self.cached = False
         self.summaries: dict[int, Summary] = {}
         self.old: dict[int, str | None] = {}
         self.topics: dict[int, set[bytes]] = {}
@@ -127,7 +136,7 @@ class Projector:
                 await self._read_journal(batch.height - 1, changes)
             for piece in batch.pieces:
                 run = piece.live.run
-                await self._take(run.workflow_id, piece.events, run.plan, changes)
+                await self._take(run.workflow_id, piece.slice.first_seq, piece.events, run.plan, changes)
             self.cursor = batch.height
         await self._write(changes)
 
@@ -165,10 +174,13 @@ class Projector:
                     if sealed.pruned_by is not None:
                         continue
                     receipt = sealed.receipt()
-                    await self._take(receipt.workflow_id, (receipt.event(),), None, changes)
+                    await self._take(receipt.workflow_id, receipt.seq, (receipt.event(),), None, changes)
                 self.cursor += 1
 
-    async def _take(self, workflow_id: int, events: Sequence[Event], plan: Plan | None, changes: _Changes) -> None:
+    async def _take(
+        self, workflow_id: int, seq: int, events: Sequence[Event], plan: Plan | None, changes: _Changes
+    ) -> None:
+        """Take in events of a run, of which the first has the number `seq`."""
         self.at_rest = False
         first = events[0].detail
         if isinstance(first, RecordDetail):
@@ -185,8 +197,11 @@ class Projector:
             if summary.waiting:
                 changes.topics[workflow_id] = topic_rows.topics_of(summary)
         limited = summary.concurrency_key or summary.rate_key or (isinstance(first, Submitted) and _limited(first))
-        for event in events:
+        for number, event in enumerate(events, seq):
             rows.fold(summary, event)
+            if isinstance(event.detail, StepCompleted) and event.detail.cache_key:
+                changes.rows.update(cache_rows.rows_of(workflow_id, number, event))
+                changes.cached = True
             if limited:
                 changes.rows.update(limit_rows.rows_of(summary, event))
                 changes.limited |= isinstance(event.detail, Started)
@@ -216,6 +231,9 @@ class Projector:
         if changes.limited:
             now = self._clock.now_ns()
             changes.rows.update(await self._patiently(limit_rows.outdated, self._projections, FOLD, now))
+        if changes.cached:
+            old = await self._patiently(cache_rows.outdated, self._projections, FOLD, self._clock.now_ns())
+            changes.rows = old | changes.rows
         written = changes.rows
         for workflow_id, summary in changes.summaries.items():
             written[row_key(workflow_id)] = rows.encode(summary)

@@ -19,6 +19,7 @@ from knhk.domain.plan import WHOLE, RetryPolicy
 from knhk.domain.receipt import merkle_root
 from knhk.domain.run import Run, RunState, StepState, attempts_made, retry_at_ns
 from knhk.domain.waits import Waiting
+from knhk.engine.caching import Hit
 from knhk.engine.committer import Committer
 from knhk.engine.executor import Attempt
 from knhk.engine.live import LiveRun
@@ -67,6 +68,25 @@ class Recorder:
                 )
             case Cancelled():
                 self.fail(live, attempt, Failure("KNHK-ACTION-CANCELLED", "the action gave up"), again=False)
+
+    def reuse(self, live: LiveRun, attempt: Attempt, hit: Hit) -> None:
+        """A step has what another gave, by the receipt of that."""
+        output = payload.decode(hit.raw)
+        if live.run.plan.invariants:
+            broken = self._invariant(live, "after", attempt, output)
+            if broken is not None:
+                self.fail(live, attempt, Failure(broken.code, broken.message, broken.guard), again=False)
+                return
+        detail = ev.StepReused(hit.cached.workflow_id, hit.cached.seq, "cache")
+        event = Event(
+            self._clock.now_ns(),
+            detail,
+            step=attempt.path,
+            attempt=attempt.number,
+            output_digest=hit.cached.output_digest,
+        )
+        live.keep(attempt.position, attempt.step, output)
+        self._committer.add(live, event, output=hit.raw)
 
     def timer_fired(self, live: LiveRun, position: int) -> None:
         """A waiting step's time has come: it completes with what it said it would give, or nobody came in time."""
@@ -242,9 +262,15 @@ class Recorder:
         given_raw = raw if output is attempt.params else None
         given, given_digest = self._given(live, attempt, given_raw)
         digest = given_digest if given_raw is not None else payload.digest(raw)
+        now = self._clock.now_ns()
+        if step.cache is None:
+            detail = ev.StepCompleted(attempt.started_at_ns, attempt.queued_ns)
+        else:
+            until_ns = now + step.cache.ttl_ns
+            detail = ev.StepCompleted(attempt.started_at_ns, attempt.queued_ns, attempt.cache_key, until_ns)
         event = Event(
-            self._clock.now_ns(),
-            ev.StepCompleted(attempt.started_at_ns, attempt.queued_ns),
+            now,
+            detail,
             step=attempt.path,
             attempt=attempt.number,
             input_digest=given_digest,

@@ -15,7 +15,7 @@ from knhk.domain import event as ev
 from knhk.domain.covenants import CHATMAN_MAX_TICKS
 from knhk.domain.errors import InvalidInput
 from knhk.domain.event import Event, Failure
-from knhk.domain.frame import FIRST_INSIDE, InnerFrame, frame_number
+from knhk.domain.frame import FIRST_INSIDE, InnerFrame, frame_number, is_halted
 from knhk.domain.limits import NO_LIMITS
 from knhk.domain.plan import Directed
 from knhk.domain.run import (
@@ -33,6 +33,7 @@ from knhk.domain.run import (
     decide,
 )
 from knhk.domain.unwinding import instead_of
+from knhk.engine.caching import Hit
 from knhk.engine.committer import Batch, Committer, Piece
 from knhk.engine.composites import Composites
 from knhk.engine.deadlines import RUN, WAKE, Deadlines, Key
@@ -78,6 +79,7 @@ class Scheduler:
         self.began_to_wait: Callable[[int, str, str, int], None] = lambda _id, _event, _correlate, _height: None
         self.start_child: Callable[[Attempt, StartWorkflow], None]
         self.left_children: Callable[[LiveRun], None] = lambda _live: None
+        self.look_up: Callable[[Attempt], bool | Failed]
         self.woken: Callable[[int], None] = lambda _workflow_id: None
         self._clock, self._rng = clock, rng
         self._max_active, self._tick_ns = max_active, tick_ns
@@ -349,6 +351,19 @@ class Scheduler:
         if refused is not None:
             self._recorder.outcome(live, attempt, refused)
             return
+        if step.cache is not None:
+            looking = self.look_up(attempt)
+            if isinstance(looking, Failed):
+                self._recorder.outcome(live, attempt, looking)
+                return
+            if looking:
+                self._count(attempt)
+                return
+        self._carry_out(live, attempt, command.deadline_ns)
+
+    def _carry_out(self, live: LiveRun, attempt: Attempt, journaled_ns: int) -> None:
+        """Perform an attempt; `journaled_ns` is the deadline that it was given before a crash, 0 if there is none."""
+        step, now = attempt.step, attempt.started_at_ns
         directed = isinstance(step.body, Directed)
         if step.body is not None and not directed:
             self._composites.begin(live, attempt)
@@ -356,11 +371,11 @@ class Scheduler:
         remote = step.traits.queue
         if step.timeout_ns and not directed:
             # The time of a remote attempt begins when a worker takes it (see `leased`).
-            attempt.deadline_ns = command.deadline_ns or (0 if remote else now + step.timeout_ns)
+            attempt.deadline_ns = journaled_ns or (0 if remote else now + step.timeout_ns)
         at_most_once = step.semantics == "at_most_once"
-        if not remote and (at_most_once or (attempt.deadline_ns and not step.traits.pure and not command.deadline_ns)):
+        if not remote and (at_most_once or (attempt.deadline_ns and not step.traits.pure and not journaled_ns)):
             started = ev.StepStarted(deadline_ns=attempt.deadline_ns)
-            self.committer.add(live, Event(now, started, step=attempt.path, attempt=command.attempt))
+            self.committer.add(live, Event(now, started, step=attempt.path, attempt=attempt.number))
         if step.traits.pure and not at_most_once:
             self._perform(attempt)
         elif live.uncommitted and live.batch is not None:
@@ -369,6 +384,22 @@ class Scheduler:
             live.batch.after.append(lambda: self._perform_counted(attempt))
         else:
             self._perform(attempt)
+
+    def looked_up(self, attempt: Attempt, hit: Hit | None) -> None:
+        """A step has what another gave, or runs, as there is nothing."""
+        live = attempt.live
+        if live.attempts.get(attempt.position) is not attempt or self._closed:
+            return  # The run ended, or something around the step did.
+        del live.attempts[attempt.position]
+        attempt.frame.count_attempt(-1)
+        if hit is not None:
+            self._recorder.reuse(live, attempt, hit)
+        elif live.run.state is RunState.PAUSED:
+            live.run.give_back(attempt.frame, attempt.index)
+        elif live.run.first_failed < 0 and not is_halted(attempt.frame):
+            attempt.started_at_ns = self._clock.now_ns()
+            self._carry_out(live, attempt, live.run.started_deadlines.get(attempt.position, 0))
+        self.advance(live)
 
     def _holds(self, live: LiveRun, attempt: Attempt) -> bool:
         """Whether a step's condition lets it run. If not, the step has been skipped, or has failed."""

@@ -13,6 +13,7 @@ from knhk.domain.identifier import to_text
 from knhk.engine import limit_rows
 from knhk.engine.admission import Admission
 from knhk.engine.arrivals import Arrivals
+from knhk.engine.caching import Caching
 from knhk.engine.children import Children
 from knhk.engine.committer import Batch, Committer
 from knhk.engine.control import Control
@@ -140,6 +141,7 @@ class Engine:
         self.proposals = self._feedback(ids)
         self.control = self._facade(ids)
         self.children = self._family()
+        self.caching = self._memory()
         self.triggers = self._starters()
         self._back_in_time()
         self.corrupt: dict[int, str] = {}
@@ -245,6 +247,18 @@ class Engine:
         self.scheduler.start_child, self.scheduler.left_children = children.start, children.left
         return children
 
+    def _memory(self) -> Caching:
+        caching = Caching(
+            committer=self.committer,
+            journal=self._journal,
+            projections=self._projections,
+            projector=self.projector,
+            clock=self._clock,
+            found=self.scheduler.looked_up,
+        )
+        self.scheduler.look_up = caching.look_up
+        return caching
+
     def _starters(self) -> Triggers:
         triggers = Triggers(
             definitions=self.definitions,
@@ -333,6 +347,7 @@ class Engine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.triggers.stop()
         await self.children.stop()
+        await self.caching.stop()
         await self.signals.stop()
         await self.sleepers.stop()
         self.scheduler.close()

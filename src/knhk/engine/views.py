@@ -75,8 +75,10 @@ def _step(run: Run, index: int) -> dict[str, Any]:
         "depends_on": [run.plan.steps[one].name for one in step.depends_on],
         "guarantee": "at-most-once" if step.semantics == "at_most_once" else step.traits.guarantee,
     }
-    if inside := _inside(step):
-        shown["steps"] = inside
+    if within := _inside(step):
+        shown["steps"] = within
+    if run.reused is not None and (reused := run.reused.get(index)) is not None:
+        shown["reused"] = inside.of_reuse(reused)
     lease = run.leases.get(step.name)
     if lease is not None:
         shown["worker"] = lease.worker
@@ -95,7 +97,7 @@ def _inside(step: Step) -> list[dict[str, Any]]:
             "name": one.name,
             "action": one.action,
             "depends_on": [block.steps[index].name for index in one.depends_on],
-            **({"steps": inside} if (inside := _inside(one)) else {}),
+            **({"steps": within} if (within := _inside(one)) else {}),
         }
         for block in blocks_in(step)
         for one in block.steps
