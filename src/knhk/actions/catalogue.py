@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from knhk.actions import http, python, shell, sql
+from knhk.actions import file, http, notify, python, s3, shell, sql
 from knhk.actions.registry import Registry
 from knhk.config import Actions
 from knhk.ports.blobs import Blobs, NoBlobs
@@ -18,6 +18,14 @@ def catalogue(settings: Actions, blobs: Blobs = _NONE) -> Registry:
     """
     http.SHARED.configure(settings, blobs)
     registry = Registry.load(settings.modules)
-    for action in (shell.action(settings.shell), python.action(settings.python), sql.action(settings.sql)):
+    outside = (
+        shell.action(settings.shell),
+        python.action(settings.python),
+        sql.action(settings.sql),
+        file.action(settings.file, blobs),
+        s3.action(settings.s3, blobs),
+        notify.action(settings.notify),
+    )
+    for action in outside:
         registry.register(action)
     return registry

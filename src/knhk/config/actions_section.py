@@ -64,6 +64,70 @@ class SqlOptions(Section):
     max_rows: int = Field(default=10_000, ge=1, description="Most rows that a statement may return.")
 
 
+class FileRoot(Section):
+    """A directory in which steps may read files, and write them if it says so."""
+
+    name: str = Field(pattern=_NAME, description="How steps call it.")
+    path: Location = Field(description="The directory.")
+    write: bool = Field(default=False, description="Whether steps may write there.")
+
+
+class FileOptions(Section):
+    """The action `file`: directories that steps may use. Without `roots` it is off."""
+
+    roots: tuple[FileRoot, ...] = Field(
+        default=(),
+        description="Directories: `name`, `path`, and `write: true` if steps may write there. Links in them are not "
+        "followed.",
+    )
+    max_read_bytes: Size = Field(default=1 * MB, gt=0, description="Largest file that is read into an output.")
+    max_entries: int = Field(default=10_000, ge=1, description="Most entries of a directory that is listed.")
+
+
+class S3Connection(Section):
+    """A bucket that steps may use."""
+
+    name: str = Field(pattern=_NAME, description="How steps call it.")
+    bucket: str = Field(min_length=3, description="The bucket.")
+    prefix: str = Field(default="", description="What all keys begin with; steps name the rest.")
+    endpoint: str = Field(default="", pattern=r"^(https?://.+)?$", description="URL of the store; empty: Amazon's.")
+    region: str = Field(default="us-east-1", description="The region.")
+    access_key_id: SecretStr = Field(default=SecretStr(""), description="Empty: the environment's.")
+    secret_access_key: SecretStr = Field(default=SecretStr(""), description="Belongs to it.")
+    write: bool = Field(default=False, description="Whether steps may write there.")
+
+
+class S3Options(Section):
+    """The action `s3`: buckets that steps may use. Without `connections` it is off."""
+
+    connections: tuple[S3Connection, ...] = Field(
+        default=(),
+        description="Buckets: `name`, `bucket`, `prefix`, `endpoint`, `region`, `access_key_id`, `secret_access_key` "
+        "(as `${VARIABLE}`), and `write: true` if steps may write there.",
+    )
+    timeout_ns: Duration = Field(default=5 * MINUTE, gt=0, description="Time limit of a step that sets none.")
+    max_read_bytes: Size = Field(default=1 * MB, gt=0, description="Largest object that is read into an output.")
+    max_entries: int = Field(default=10_000, ge=1, description="Most objects that are listed.")
+
+
+class NotifyChannel(Section):
+    """A place where messages go."""
+
+    name: str = Field(pattern=_NAME, description="How steps call it.")
+    url: SecretStr = Field(description="The URL of Apprise.")
+
+
+class NotifyOptions(Section):
+    """The action `notify`: channels that steps may use. Without `channels` it is off."""
+
+    channels: tuple[NotifyChannel, ...] = Field(
+        default=(),
+        description="Where messages go: `name`, and `url` as Apprise has it: `mailtos://user:${PASSWORD}@host?to=...`, "
+        "`slack://...`, `json://host/path` (`pip install knhk[notify]`).",
+    )
+    timeout_ns: Duration = Field(default=30 * SECOND, gt=0, description="Time limit of a message to one channel.")
+
+
 class Actions(Section):
     """What steps may do."""
 
@@ -79,3 +143,6 @@ class Actions(Section):
     shell: ShellOptions = Field(default_factory=ShellOptions)
     python: PythonOptions = Field(default_factory=PythonOptions)
     sql: SqlOptions = Field(default_factory=SqlOptions)
+    file: FileOptions = Field(default_factory=FileOptions)
+    s3: S3Options = Field(default_factory=S3Options)
+    notify: NotifyOptions = Field(default_factory=NotifyOptions)
