@@ -8,7 +8,7 @@ the file system knows no such), is synced, and gets its name in one step: reader
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Final, NamedTuple
 
@@ -153,8 +153,6 @@ def same(place: Place, pieces: Iterator[bytes]) -> bool:
 
 def _new_file(directory: int) -> tuple[BinaryIO, str | None]:
     """A file without a name, or where that cannot be one with a hidden name."""
-    opener: Callable[[str, int], int]
-
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_CLOEXEC, 0o644, dir_fd=directory)
 
