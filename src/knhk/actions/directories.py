@@ -153,6 +153,7 @@ def same(place: Place, pieces: Iterator[bytes]) -> bool:
 
 def _new_file(directory: int) -> tuple[BinaryIO, str | None]:
     """A file without a name, or where that cannot be one with a hidden name."""
+
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_CLOEXEC, 0o644, dir_fd=directory)
 
