@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -36,6 +38,39 @@ spec:
   outputs: {{by: "${{{{ steps.a.output }}}}"}}
 """
 
+CHILD = """
+apiVersion: knhk/v1
+kind: Workflow
+metadata: {{name: child}}
+spec:
+  timeout: 1h
+  retries: 5
+  concurrency: {{limit: 1}}
+  steps:
+    - {{name: begin, action: test.append, params: {{path: "{path}", line: "${{{{ 'begin ' + inputs.order }}}}"}}}}
+    - {{name: nap, action: wait, depends_on: [begin], params: {{duration: 200ms}}}}
+    - name: end
+      action: test.append
+      depends_on: [nap]
+      params: {{path: "{path}", line: "${{{{ 'end ' + inputs.order }}}}"}}
+"""
+PARENT = """
+apiVersion: knhk/v1
+kind: Workflow
+metadata: {{name: parent}}
+spec:
+  timeout: 1h
+  steps: [{{name: sub, action: workflow, params: {{name: child, input: {{order: "{order}"}}}}}}]
+"""
+EVERY_MINUTE = """
+apiVersion: knhk/v1
+kind: Workflow
+metadata: {name: every-minute}
+spec:
+  triggers: [{name: tick, cron: "* * * * *", catch_up: all, inputs: {at: "${{ trigger.time }}"}}]
+  steps: [{name: a, action: process, params: {output: "${{ inputs.at }}"}}]
+"""
+
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
@@ -46,6 +81,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         for name in ("a", "b", "c"):
             made.add(name)
         made.settled()
+        assert made.any().client.put("/definitions/every-minute", content=EVERY_MINUTE).status_code == 201
         yield made
         made.settled()
         for name in sorted(made.running):
@@ -221,3 +257,46 @@ def test_the_leader_dies_while_it_hands_out_events(fleet: Fleet) -> None:
             assert [one["kind"] for one in receipts].count("signal.received") == 1
     fleet.start(leader)
     fleet.settled()
+
+
+@pytest.mark.timeout(200)
+def test_children_and_limits_when_the_leader_dies(fleet: Fleet, tmp_path: Path) -> None:
+    path = tmp_path / "effects.txt"
+    nodes = list(fleet.nodes.values())
+    assert nodes[1].client.put("/definitions/child", content=CHILD.format(path=path)).status_code == 201
+    parents = [
+        nodes[number % 3].submit(PARENT.format(order=number), **{"Idempotency-Key": f"parent-{number}"})
+        for number in range(12)
+    ]
+    until(lambda: path.exists() and len(path.read_text().splitlines()) > 4)
+    leader = fleet.status()["leader"]
+    fleet.kill(leader)
+    ended(fleet.any(), parents)
+    lines = path.read_text().splitlines()
+    assert {line for line in lines if line.startswith("end")} == {f"end {number}" for number in range(12)}
+    met = [line.split()[1] for line in lines]
+    turns = [order for at, order in enumerate(met) if at == 0 or met[at - 1] != order]
+    assert len(turns) == len(set(turns)), f"two ran at the same time: {lines}"
+    fleet.start(leader)
+    fleet.settled()
+
+
+@pytest.mark.timeout(200)
+def test_a_schedule_fires_once_each_time_whoever_leads(fleet: Fleet) -> None:
+    """Last of all: in the minutes that have passed, leaders died."""
+    node = fleet.any()
+
+    def fired() -> list[str]:
+        rows = node.client.get("/workflows", params={"name": "every-minute", "limit": 1000}).json()["workflows"]
+        shown = (node.status(row["workflow_id"], verbose=True) for row in rows)
+        return sorted(one["outputs"]["a"] for one in shown if one["state"] == "completed")
+
+    until(lambda: bool(fired()), 90)
+    definition = node.client.get("/definitions/every-minute").json()
+    assert definition["triggers"][0]["next"]
+    until(lambda: fired()[-1][:16] >= datetime.now(UTC).isoformat()[:16])
+    times = [datetime.fromisoformat(one) for one in fired()]
+    print(f"fired at {times}")
+    assert times == [times[0] + timedelta(minutes=number) for number in range(len(times))]
+    put_at = datetime.fromisoformat(definition["versions"][0]["put_at"])
+    assert timedelta() < times[0] - put_at <= timedelta(minutes=1)
