@@ -24,8 +24,8 @@ PARTITIONS = 12
 class Fleet:
     """Nodes by name. They keep their ports and directories over restarts."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, **sections: dict[str, Any]) -> None:
+        self.directory, self.sections = directory, sections
         self.postgres = PostgresServer().start()
         self.etcd = EtcdCluster().start()
         self.url = self.postgres.new_database()
@@ -47,6 +47,7 @@ class Fleet:
                 "lease_ttl": f"{TTL_S}s",
                 "handover_grace": "2s",
             },
+            **self.sections,
         )
         self.nodes[name] = node
         return self.start(name)

@@ -1,5 +1,6 @@
 """What reaches the runs of all partitions, asked of any of three nodes: events, decisions, erasure, remote work."""
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from knhk.domain.identifier import parse, partition_of
 from tests.acceptance.fleet import PARTITIONS, Fleet, until, verified
 from tests.acceptance.server import Server
 from tests.services import etcd, postgres
+from tests.services.alert_receivers import HttpReceiver
 
 WAITS = """
 apiVersion: knhk/v1
@@ -72,11 +74,33 @@ spec:
 """
 
 
+FAILS = """
+apiVersion: knhk/v1
+kind: Workflow
+metadata: {name: fails}
+spec:
+  steps: [{name: a, action: fail, params: {message: "no"}}]
+"""
+
+
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def receiver() -> Iterator[HttpReceiver]:
+    made = HttpReceiver()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, receiver: HttpReceiver) -> Iterator[Fleet]:
     if why := etcd.missing() or postgres.missing():
         pytest.skip(why)
-    made = Fleet(tmp_path_factory.mktemp("fleet"))
+    monitoring = {
+        "latency_target": "0s",
+        "min_failures": 20,
+        "check_interval": "300ms",
+        "alert_channels": [{"type": "webhook", "webhook_url": receiver.url}],
+    }
+    made = Fleet(tmp_path_factory.mktemp("fleet"), monitoring=monitoring)
     try:
         for name in ("a", "b", "c"):
             made.add(name)
@@ -84,8 +108,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         assert made.any().client.put("/definitions/every-minute", content=EVERY_MINUTE).status_code == 201
         yield made
         made.settled()
-        for name in sorted(made.running):
-            made.stop(name)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(made.stop, sorted(made.running)))
         assert verified(made)["workflows"] > 0
     finally:
         made.close()
@@ -223,11 +247,47 @@ def test_the_owners_of_leases_die(fleet: Fleet) -> None:
     fleet.settled()
 
 
+def told(receiver: HttpReceiver) -> list[str]:
+    """The alerts about failures that were told."""
+    alerts = [alert for body in receiver.bodies for alert in body["alerts"]]
+    return [alert["status"] for alert in alerts if "success" in str(alert)]
+
+
 @pytest.mark.timeout(200)
-def test_the_leader_dies_while_it_hands_out_events(fleet: Fleet) -> None:
-    orders = [f"order-{number}" for number in range(30)]
-    first = fleet.any()
-    runs = {order: spread(first, WAITS.format(department="sales", order=order), 3) for order in orders}
+def test_a_deposed_leader_does_nothing_and_each_alert_is_told_once(fleet: Fleet, receiver: HttpReceiver) -> None:
+    deposed = fleet.status()["leader"]
+    fleet.signal(deposed, signal.SIGSTOP)
+    fleet.running.discard(deposed)
+    fleet.settled()
+    runs = spread(fleet.any(), FAILS, 30)
+    ended(fleet.any(), runs, "failed")
+    until(lambda: told(receiver) == ["firing"])
+    fleet.signal(deposed, signal.SIGCONT)
+    until(lambda: "everything stops" in fleet.log(deposed))
+    fleet.running.add(deposed)
+    fleet.settled()
+
+    def failed(node: Server) -> int:
+        return int(httpx.get(f"{node.ops}/sla").json()["windows"]["1h"]["failed"])
+
+    until(lambda: [failed(node) for node in fleet.nodes.values()] == [30, 30, 30])
+    time.sleep(2)
+    assert told(receiver) == ["firing"]
+
+    def firing(node: Server) -> list[str]:
+        return [one["name"] for one in httpx.get(f"{node.ops}/alerts").json()["firing"]]
+
+    until(lambda: all("slo.success" in firing(node) for node in fleet.nodes.values()))
+
+
+@pytest.mark.timeout(200)
+def test_the_leader_dies_in_the_middle_of_everything_it_does(
+    fleet: Fleet, tmp_path: Path, receiver: HttpReceiver
+) -> None:
+    path, orders = tmp_path / "effects.txt", [f"order-{number}" for number in range(30)]
+    nodes = list(fleet.nodes.values())
+    assert nodes[1].client.put("/definitions/child", content=CHILD.format(path=path)).status_code == 201
+    runs = {order: spread(nodes[0], WAITS.format(department="sales", order=order), 3) for order in orders}
     leader = fleet.status()["leader"]
     taken = dict[str, dict[str, Any]]()
 
@@ -243,9 +303,13 @@ def test_the_leader_dies_while_it_hands_out_events(fleet: Fleet) -> None:
                 if answer.status_code == 200:
                     taken[order] = answer.json()
 
+    parents = [
+        nodes[number % 3].submit(PARENT.format(order=number), **{"Idempotency-Key": f"parent-{number}"})
+        for number in range(12)
+    ]
     publisher = threading.Thread(target=publish)
     publisher.start()
-    until(lambda: len(taken) > 5)
+    until(lambda: len(taken) > 5 and path.exists() and len(path.read_text().splitlines()) > 4)
     fleet.kill(leader)
     publisher.join(timeout=90)
     assert len(taken) == len(orders)
@@ -255,23 +319,7 @@ def test_the_leader_dies_while_it_hands_out_events(fleet: Fleet) -> None:
         for run in runs[order]:
             receipts = alive.client.get(f"/workflows/{run}/receipts").json()["receipts"]
             assert [one["kind"] for one in receipts].count("signal.received") == 1
-    fleet.start(leader)
-    fleet.settled()
-
-
-@pytest.mark.timeout(200)
-def test_children_and_limits_when_the_leader_dies(fleet: Fleet, tmp_path: Path) -> None:
-    path = tmp_path / "effects.txt"
-    nodes = list(fleet.nodes.values())
-    assert nodes[1].client.put("/definitions/child", content=CHILD.format(path=path)).status_code == 201
-    parents = [
-        nodes[number % 3].submit(PARENT.format(order=number), **{"Idempotency-Key": f"parent-{number}"})
-        for number in range(12)
-    ]
-    until(lambda: path.exists() and len(path.read_text().splitlines()) > 4)
-    leader = fleet.status()["leader"]
-    fleet.kill(leader)
-    ended(fleet.any(), parents)
+    ended(alive, parents)
     lines = path.read_text().splitlines()
     assert {line for line in lines if line.startswith("end")} == {f"end {number}" for number in range(12)}
     met = [line.split()[1] for line in lines]
@@ -279,6 +327,7 @@ def test_children_and_limits_when_the_leader_dies(fleet: Fleet, tmp_path: Path) 
     assert len(turns) == len(set(turns)), f"two ran at the same time: {lines}"
     fleet.start(leader)
     fleet.settled()
+    assert told(receiver) == ["firing"]
 
 
 @pytest.mark.timeout(200)

@@ -15,5 +15,5 @@ def duties_of(node: Node, recovery: NodeRecovery, protection: NodeProtection, mo
     Those that follow the journal of a data directory are not for a node of a cluster, which has many partitions.
     """
     if is_clustered(node.config):
-        return list(observability.duties(node))
+        return [*observability.duties(node), monitor]
     return [*observability.duties(node), *recovery.duties, *protection.duties, monitor]

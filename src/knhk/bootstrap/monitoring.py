@@ -3,13 +3,16 @@
 import os
 from collections import Counter
 
+from knhk.bootstrap.clustered import is_clustered
 from knhk.bootstrap.node import PARTITION, Node
+from knhk.bootstrap.stores import projections_of
 from knhk.config.monitoring_section import AlertChannel, Monitoring
 from knhk.monitoring import channels
 from knhk.monitoring.delivery import Channel, EmailChannel, HttpChannel, HttpClient, MailServer
 from knhk.monitoring.incidents import Audience, Ledger
 from knhk.monitoring.monitor import Monitor
 from knhk.monitoring.service_level import ServiceLevel, Targets
+from knhk.monitoring.shared_level import SharedLevel
 
 _PERCENT = 100.0
 
@@ -21,21 +24,44 @@ def monitor_of(node: Node) -> Monitor:
     monitor = Monitor(
         node.clock,
         level,
-        Ledger(
-            node.config.platform.node_id, cooldown_ns=settings.cooldown_ns, resolve_after_ns=settings.resolve_after_ns
-        ),
+        Ledger(_source_of(node), cooldown_ns=settings.cooldown_ns, resolve_after_ns=settings.resolve_after_ns),
         _channels(node, client),
         client,
-        node=node.config.platform.node_id,
+        node=_source_of(node),
         interval_s=settings.check_interval_ns / 1e9,
-        projections=node.store,
+        projections=projections_of(node.store, PARTITION),
         journal=node.store,
         partition=PARTITION,
         progress=node.engine.projector,
     )
-    node.folds.append(level)
+    if is_clustered(node.config):
+        _share(node, monitor)
+    else:
+        node.folds.append(level)
     node.metrics.show("monitoring", monitor.families)
     return monitor
+
+
+def _share(node: Node, monitor: Monitor) -> None:
+    """One service level for all nodes of a cluster. The leader alone tells of alerts, fenced like all that it does."""
+    store = node.store
+    monitor.shared = shared = SharedLevel(
+        node.clock,
+        monitor.level,
+        store,
+        store,
+        lambda partition: projections_of(store, partition),
+        lambda: node.engines,
+        node.config.cluster.partitions,
+    )
+    monitor.silencing = store
+    monitor.leads = lambda: PARTITION in node.engines and node.engines[PARTITION].started
+    node.folds.append(shared)
+
+
+def _source_of(node: Node) -> str:
+    """Who an alert is about: the node, or the cluster, whose leaders come and go."""
+    return node.config.cluster.name if is_clustered(node.config) else node.config.platform.node_id
 
 
 def _targets(settings: Monitoring) -> Targets:
@@ -63,7 +89,7 @@ def _channels(node: Node, client: HttpClient) -> list[Channel]:
 
 
 def _channel(node: Node, given: AlertChannel, audience: Audience, client: HttpClient) -> Channel:
-    name = node.config.platform.node_id
+    name = _source_of(node)
     if given.type == "email":
         smtp = node.config.monitoring.smtp
         server = MailServer(smtp.host, smtp.port, smtp.security, smtp.username, smtp.password.get_secret_value())

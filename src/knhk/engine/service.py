@@ -77,6 +77,9 @@ class Settings(msgspec.Struct, frozen=True):
 class Engine:
     """Everything between a submission and its receipts, for one partition."""
 
+    started = False
+    """Whether all that was under way is in memory, and goes on."""
+
     def __init__(
         self,
         settings: Settings,
@@ -323,6 +326,7 @@ class Engine:
             asyncio.create_task(self._load_limits(), name="limits"),
             asyncio.create_task(self._watch_disk(), name="disk-watch"),
         ]
+        self.started = True
 
     def is_at_rest(self, workflow_id: int) -> bool:
         """Whether nothing is done with a run, and nothing is about to be."""

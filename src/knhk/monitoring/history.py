@@ -4,7 +4,7 @@ Bounded by time alone: a busy month takes as much memory as a quiet one, about 1
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import add
 from typing import Final, NamedTuple
 
@@ -105,6 +105,16 @@ class History:
                 number = int.from_bytes(key[1:])
                 series.buckets.setdefault(number, Bucket()).add(stored)
                 self._changed.add((series.prefix, number))
+
+    def put(self, rows: Mapping[bytes, Bucket], now_ns: int, newest: int | None) -> None:
+        """Take buckets by their keys in place of what is known: of all, or of the `newest` minutes and hours alone."""
+        for prefix, length_ns, kept, buckets in self._series:
+            since = now_ns // length_ns - (kept if newest is None else newest - 1)
+            if newest is None:
+                buckets.clear()
+            for key, bucket in rows.items():
+                if key[:1] == prefix and (number := int.from_bytes(key[1:])) >= since:
+                    buckets[number] = bucket
 
 
 def _key(prefix: bytes, number: int) -> bytes:

@@ -15,7 +15,9 @@ from knhk.domain.errors import InvalidParameter, KnhkError, NotFound
 from knhk.monitoring.delivery import Channel, HttpClient, NotTold, try_out
 from knhk.monitoring.incidents import Incident, Ledger, Silence, shown
 from knhk.monitoring.objectives import SEVERITIES, Condition, Severity, burning
-from knhk.monitoring.service_level import Progress, ServiceLevel
+from knhk.monitoring.service_level import ServiceLevel
+from knhk.monitoring.shared_level import SharedLevel
+from knhk.monitoring.tally import Progress
 from knhk.observability.logs import get
 from knhk.observability.readings import ABSENT, OK
 from knhk.ports.environment import Clock
@@ -66,6 +68,10 @@ class Monitor:
         self.checks: Checks = dict
         self.leads: Callable[[], bool] = lambda: True
         """Whether this node is the one that tells: where several share the store, only one does."""
+        self.shared: SharedLevel | None = None
+        """Set where several nodes share the store: their service level is one."""
+        self.silencing = projections
+        """Where silences are stored, by any node."""
         self.sources: list[Callable[[], Iterable[Condition]]] = [self._burning, self._unwell]
         self._unwell_since_ns: dict[str, int] = {}
         self._telling: dict[str, asyncio.Task[None]] = {}
@@ -150,7 +156,7 @@ class Monitor:
         now_ns = self._clock.now_ns()
         self._numbers += 1
         made = Silence(f"s{now_ns}-{self._numbers}", pattern, now_ns + for_ns, now_ns, comment, actor)
-        await self._projections.store(FOLD, {_SILENCE + made.id.encode(): msgspec.msgpack.encode(made)}, 0)
+        await self.silencing.store(FOLD, {_SILENCE + made.id.encode(): msgspec.msgpack.encode(made)}, 0)
         self._ledger.silences[made.id] = made
         return made
 
@@ -158,7 +164,7 @@ class Monitor:
         """End a silence. Raises NotFound, Unavailable."""
         if silence_id not in self._ledger.silences:
             raise NotFound(f"there is no silence {silence_id!r}", hint="See `knhk alerts list`.")
-        await self._projections.store(FOLD, {_SILENCE + silence_id.encode(): None}, 0)
+        await self.silencing.store(FOLD, {_SILENCE + silence_id.encode(): None}, 0)
         del self._ledger.silences[silence_id]
 
     # -- the work
@@ -167,13 +173,22 @@ class Monitor:
         await self._until_done(self._load_level)
         while True:
             await self._clock.sleep(_STORE_S)
-            await self._store_level()
+            if self.shared is None:
+                await self._store_level()
+            else:
+                await self._until_done(self.shared.tend)
 
     async def _load_level(self) -> None:
-        await self.level.load(self._projections, self._journal, self._partition, self._progress)
+        if self.shared is None:
+            await self.level.load(self._projections, self._journal, self._partition, self._progress)
+        else:
+            await self.shared.tend()
 
     async def _store_level(self) -> None:
         """Store the history at a moment at which the projector rests, which under load is between its batches."""
+        if self.shared is not None:
+            await self.shared.store()
+            return
         for _ in range(_STORE_TRIES):
             try:
                 if await self.level.store(self._projections, self._progress):
@@ -185,17 +200,16 @@ class Monitor:
     async def _watch(self) -> None:
         loaded = False
         while True:
-            if not self.leads():
-                loaded = False
+            if not loaded or self.shared is not None:
+                await self._until_done(self._load_alerts if not loaded else self._load_silences)
+            loaded = self.leads()
+            if not loaded:
                 await self._clock.sleep(self._interval_s)
                 continue
-            if not loaded:
-                await self._until_done(self._load_alerts)
-                loaded = True
             try:
                 self._ledger.observe(self._conditions(), self._clock.now_ns())
                 await self._store_alerts()
-                self._tell_all()
+                await self._tell_all()
                 self._trouble = ""
             except KnhkError as error:
                 self._trouble = f"alerts cannot be stored: {error.message}"
@@ -206,6 +220,10 @@ class Monitor:
 
     async def _load_alerts(self) -> None:
         self._ledger.load(await self._stored(_INCIDENT, Incident), await self._stored(_SILENCE, Silence))
+
+    async def _load_silences(self) -> None:
+        """Other nodes take them in too."""
+        self._ledger.silences = {one.id: one for one in await self._stored(_SILENCE, Silence)}
 
     async def _stored(self, prefix: bytes, kind: type[_Row]) -> list[_Row]:
         found: list[_Row] = []
@@ -260,8 +278,13 @@ class Monitor:
             self._ledger.changed = {**changed, **self._ledger.changed}
             raise
 
-    def _tell_all(self) -> None:
-        """One task for each channel that has something to be told and is not being told yet."""
+    async def _tell_all(self) -> None:
+        """One task for each channel that has something to be told and is not being told yet.
+
+        Raises Fenced if another node leads by now: that one tells.
+        """
+        if self.shared is not None:
+            await self._projections.store(FOLD, {}, 0)
         for channel in self._channels:
             name = channel.audience.channel
             if (task := self._telling.get(name)) is None or task.done():

@@ -1,8 +1,4 @@
-"""What is known of the service level: a fold of how runs ended, kept over restarts, and what it means.
-
-The rows are stored with the height of the last block in them. What was committed after that, and before the fold began
-to see events, is read from the journal at the start, so that every end is counted once, whatever was killed when.
-"""
+"""What is known of the service level, and what it means: how runs ended, and how long no process was alive."""
 
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, Protocol
@@ -10,16 +6,12 @@ from typing import Any, Final, NamedTuple, Protocol
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from knhk.domain import event as ev
-from knhk.domain.event import Event
 from knhk.domain.histogram import quantile
-from knhk.domain.identifier import at_ms
-from knhk.domain.summary import Summary
 from knhk.monitoring import objectives as slo
-from knhk.monitoring.history import BOUNDS_S, HOURS_KEPT, MINUTES_KEPT, Bucket, History, prefixes
+from knhk.monitoring.history import BOUNDS_S, Bucket
 from knhk.monitoring.objectives import Measured, Objective
+from knhk.monitoring.tally import Tally
 from knhk.ports.environment import Clock
-from knhk.ports.journal import Journal
-from knhk.ports.storage import Projections
 
 FOLD: Final = "service_level"
 MOST_MADE_UP: Final = 100_000
@@ -46,17 +38,6 @@ class Targets(NamedTuple):
     least_down_s: float
 
 
-class Progress(Protocol):
-    """Where the projector stands: the fold has seen all blocks after `began` up to `cursor` while it is `at_rest`."""
-
-    @property
-    def began(self) -> int: ...
-    @property
-    def cursor(self) -> int: ...
-    @property
-    def at_rest(self) -> bool: ...
-
-
 class Alive(Protocol):
     """How much of a window (in nanoseconds) a process was alive."""
 
@@ -65,70 +46,16 @@ class Alive(Protocol):
     def down_seconds(self, window_ns: int) -> float: ...
 
 
-class ServiceLevel:
+class ServiceLevel(Tally):
     """A `ports.fold.Fold`, and what can be asked about it."""
 
     def __init__(self, clock: Clock, targets: Targets, uptime: Alive) -> None:
-        self._clock, self.targets, self._uptime = clock, targets, uptime
-        self.history = History()
-        self.complete = False
-        self._fold = FOLD
+        super().__init__(clock, targets.latency_s)
+        self.targets, self._uptime = targets, uptime
         self._summed: dict[int, Bucket] = {}
         self._downs: dict[int, Measured] = {}
         self._measured_at_ns = 0
         self.objectives = tuple(self._objectives())
-
-    def take(self, summary: Summary, event: Event, _action: str) -> None:
-        """Count a run that ended. What an operator cancelled is neither good nor bad."""
-        kind = type(event.detail)
-        if kind in _ENDS:
-            self._count(self.history, kind in _BAD, summary.submitted_at_ns, event.at_ns)
-
-    def _count(self, history: History, failed: bool, submitted_at_ns: int, ended_at_ns: int) -> None:
-        seconds = max(0, ended_at_ns - submitted_at_ns) / 1e9 if submitted_at_ns else 0.0
-        slow = 0 < self.targets.latency_s < seconds
-        history.add(ended_at_ns, failed=failed, slow=slow, seconds=seconds)
-
-    # -- over restarts
-
-    async def load(self, projections: Projections, journal: Journal, partition: int, progress: Progress) -> None:
-        """Take in what earlier processes stored, and what they had not stored yet. Raises Unavailable, Corrupt."""
-        self._fold = f"{FOLD}/{partition}"
-        earlier = History()
-        for prefix in prefixes():
-            earlier.load(await projections.rows(self._fold, prefix, limit=MINUTES_KEPT + HOURS_KEPT))
-        stored = await projections.cursor(self._fold)
-        if progress.began - stored <= MOST_MADE_UP:
-            await self._make_up(earlier, journal, partition, stored + 1, progress.began)
-        # All of it or nothing: if the store fails on the way, this is tried again from the beginning.
-        rows = earlier.rows(self._clock.now_ns())
-        self.history.load([(key, row) for key, row in rows.items() if row is not None])
-        self.complete = True
-
-    async def _make_up(self, earlier: History, journal: Journal, partition: int, height: int, last: int) -> None:
-        while height <= last:
-            blocks = await journal.blocks(partition, height, min(_PAGE, last - height + 1))
-            if not blocks:
-                return
-            for signed in blocks:
-                for sealed in await journal.block_receipts(signed):
-                    receipt = sealed.receipt()
-                    event = receipt.event()
-                    if type(event.detail) in _ENDS:
-                        # The id holds the time of the submission, which the row would have to the nanosecond.
-                        self._count(
-                            earlier, type(event.detail) in _BAD, at_ms(receipt.workflow_id) * 1_000_000, event.at_ns
-                        )
-            height += len(blocks)
-            await self._clock.sleep(0)
-
-    async def store(self, projections: Projections, progress: Progress) -> bool:
-        """Store what changed, if the fold and the projector's cursor agree just now; whether it did."""
-        if not self.complete or not progress.at_rest:
-            return False
-        cursor, rows = progress.cursor, self.history.rows(self._clock.now_ns())
-        await projections.store(self._fold, rows, cursor)
-        return True
 
     # -- what it means
 
