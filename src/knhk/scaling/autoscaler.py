@@ -154,8 +154,9 @@ class Autoscaler:
 
     async def _forecasts(self, fleet: Fleet, current: int, now_ns: int) -> list[Signal]:
         if not 0 <= now_ns - self._forecast_ns < _FORECAST_NS:
-            # Many schedules take a while to be worked out.
-            self.firings = await asyncio.to_thread(forecast.firings, self._schedules(), now_ns)
+            schedules = self._schedules()
+            # Many of them take a while to be worked out.
+            self.firings = await asyncio.to_thread(forecast.firings, schedules, now_ns) if schedules else []
             self._forecast_ns = now_ns
         hours, target = self.history.hours, self.policy.target_cpu
         found = (
