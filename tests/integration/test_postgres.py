@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from knhk.domain.errors import Fenced, InvalidConfiguration, JournalCorrupt, StorageUnavailable, Unsupported
-from knhk.persistence import postgres_commit
+from knhk.persistence import postgres, postgres_commit, postgres_projections
 from knhk.persistence.journal_check import verify_all
 from knhk.persistence.postgres import PostgresStore
 from knhk.persistence.postgres_options import PostgresOptions
@@ -340,4 +340,23 @@ async def test_a_wrong_url_says_so(tmp_path: Path) -> None:
         with pytest.raises(error) as raised:
             await store.head(0)
         assert "secret" not in str(raised.value)
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [postgres_commit._WITH_MARKS, postgres._BLOCK_RECEIPTS, postgres._STORE_ROWS, postgres_projections._STORE],
+)
+async def test_statements_of_the_hot_path_never_read_a_whole_table(url: str, statement: str) -> None:
+    """The plan is made once for a connection, here as mostly on tables that are empty and look cheap to read."""
+    store = store_at(url)
+    await store.head(0)
+    try:
+        async with store._connections.writing("explaining") as connection:
+            count = len((await connection.prepare(statement)).get_parameters())
+            await connection.execute(f"PREPARE probed AS {statement}")
+            found = await connection.fetch(f"EXPLAIN EXECUTE probed ({', '.join(['NULL'] * count)})")
+        plan = "\n".join([row[0] for row in found])
+        assert "Seq Scan" not in plan, plan
+    finally:
         await store.close()

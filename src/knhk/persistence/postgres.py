@@ -47,6 +47,15 @@ INSERT INTO partitions AS present (partition, epoch, height, block_hash) SELECT 
 ON CONFLICT (partition) DO UPDATE SET epoch = present.epoch + 1
 RETURNING epoch, height, block_hash
 """
+# One lookup for each slice: a join could be planned, while the table is empty, as one that reads all of it.
+_BLOCK_RECEIPTS: Final = """
+SELECT leaf.workflow_id, leaf.first_seq, count, slice
+FROM unnest($1::integer[], $2::bigint[], $3::integer[], $4::integer[]) WITH ORDINALITY
+AS leaf(partition, workflow_id, first_seq, count, number), LATERAL (
+    SELECT slice FROM receipts
+    WHERE partition = leaf.partition AND workflow_id = leaf.workflow_id AND first_seq = leaf.first_seq OFFSET 0
+) AS stored ORDER BY number
+"""
 _STORE_ROWS: Final = """
 WITH changed AS (
     INSERT INTO projections (fold, key, value)
@@ -200,12 +209,6 @@ class PostgresStore:
         return [decode_signed_block(signed, partition, height) for height, signed in found]
 
     async def block_receipts(self, signed: SignedBlock) -> list[Sealed]:
-        query = """
-            SELECT workflow_id, first_seq, count, slice
-            FROM unnest($1::integer[], $2::bigint[], $3::integer[], $4::integer[]) WITH ORDINALITY
-            AS leaf(partition, workflow_id, first_seq, count, number)
-            JOIN receipts USING (partition, workflow_id, first_seq) ORDER BY number
-        """
         parts = signed.slices
         given = (
             [partition_of(part.workflow_id) for part in parts],
@@ -213,7 +216,7 @@ class PostgresStore:
             [part.first_seq for part in parts],
             [part.count for part in parts],
         )
-        found = await self._connections.read("reading receipts", query, *given)
+        found = await self._connections.read("reading receipts", _BLOCK_RECEIPTS, *given)
         return [sealed for run, seq, count, raw in found for sealed in _slice(raw, run, seq)[:count]]
 
     async def receipts(self, workflow_id: int, from_seq: int = 0) -> list[Sealed]:

@@ -3,6 +3,9 @@
 The partition's row comes first: its update takes the row's lock and finds nothing unless the epoch is the present one
 and the block is the next. All the rest is inserted from what that update returns, so that a former owner inserts
 nothing. Because there is no second round trip, no lock can be left behind by a client that is stopped or cut off.
+
+Its plan is made once for a connection, often while the tables are empty, when it seems cheap to read them whole. So
+rows are looked for in ways that leave the planner no choice but the index: a subquery for each row, or `= ANY`.
 """
 
 from collections.abc import Iterator
@@ -43,7 +46,7 @@ WITH owner AS (
 ), new_descriptors AS (
     INSERT INTO descriptors AS known (digest, text)
     SELECT t.digest, t.text FROM owner, unnest($15::bytea[], $16::bytea[]) AS t(digest, text)
-    WHERE NOT EXISTS (SELECT FROM descriptors d WHERE d.digest = t.digest AND d.text = t.text)
+    WHERE t.text IS DISTINCT FROM (SELECT d.text FROM descriptors d WHERE d.digest = t.digest)
     ORDER BY t.digest
     ON CONFLICT (digest) DO UPDATE SET text = excluded.text
 )"""
@@ -57,8 +60,9 @@ _MARKS: Final = """, new_claims AS (
     SELECT partition, t.* FROM owner, unnest($20::bigint[], $21::bigint[]) AS t
     ON CONFLICT DO NOTHING
 ), no_timers AS (
-    DELETE FROM timers USING owner, unnest($22::bigint[], $23::bigint[]) AS t(due_ns, run)
-    WHERE timers.partition = owner.partition AND at_ns = due_ns AND workflow_id = run
+    DELETE FROM timers USING owner
+    WHERE timers.partition = owner.partition AND at_ns = ANY($22::bigint[])
+    AND (at_ns, workflow_id) IN (SELECT * FROM unnest($22::bigint[], $23::bigint[]))
 ), erased AS (
     DELETE FROM payloads USING owner WHERE payloads.partition = owner.partition AND workflow_id = ANY($24::bigint[])
 )"""
