@@ -1,6 +1,7 @@
 """Large payloads on a real server: sent and read in pieces, passed between steps, kept, verified, restored, erased."""
 
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from hashlib import sha256
@@ -172,6 +173,29 @@ def test_a_snapshot_has_the_blobs_and_a_restore_brings_them_back(server: Server,
         damaged = next(path for path in (Path(snapshot) / "blobs").rglob("*") if path.is_file())
         os.truncate(damaged, 1000)
         assert not server.cli("verify", "--data", snapshot, "--full", "-o", "json", code=1)["valid"]
+
+
+def test_blobs_are_shipped_with_the_journal(tmp_path: Path, peer: str) -> None:
+    place = tmp_path / "place"
+    shipping = {"backup_to": str(place), "ship_interval": "100ms"}
+    server = Server(tmp_path / "server", recovery=shipping, persistence={"encryption": True})
+    try:
+        server.start()
+        with Client(server.api) as client:
+            reference = client.blobs.put(content(MiB))
+            run = client.run(COPY % "sales", {"source": reference, "to": peer})
+            later = client.blobs.put(content(MiB // 2))
+            client.run(COPY % "sales", {"source": later, "to": peer})
+            assert run.state == "completed"
+            server.stop()  # ships what is left
+            shutil.rmtree(server.data)
+            done = server.cli("recover", "--config", str(server.config), "-o", "json")
+            assert done["verification"]["valid"], done
+            server.start()
+            for one in (reference, later):
+                assert sum(map(len, client.blobs.read(one))) == one.size
+    finally:
+        server.close()
 
 
 def test_verification_finds_what_is_missing_and_what_is_altered(server: Server, peer: str) -> None:

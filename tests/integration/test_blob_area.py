@@ -275,6 +275,28 @@ def test_an_erasure_leaves_what_somebody_is_about_to_use(house: House) -> None:
     assert house.area.erasures() == []
 
 
+def test_blobs_get_the_newest_keys_and_erasing_destroys_the_older_ones_too(tmp_path: Path) -> None:
+    house = House(tmp_path, encrypted=True)
+    ring = key_ring(tmp_path / "keys")
+    reference = put(house.area, b"patient" * 100_000)
+    house.area.mark(FIRST, named(reference))
+    file = house.area.find(reference.digest)
+    assert file is not None
+    old = file.read_bytes()
+    assert house.area.renew(file.name) == 0, "it has the newest"
+    ring.add_generation(1)
+    area = house.open()
+    assert area.generations() == {1}
+    assert area.renew(file.name) == reference.size
+    assert area.generations() == {2}
+    assert read(area, reference) == b"patient" * 100_000
+    area.begin_erasure(FIRST)
+    area.end_erasure(FIRST, destroy=True)
+    file.write_bytes(old)
+    with pytest.raises(DataErased):
+        read(house.open(), reference)
+
+
 @given(
     st.lists(st.binary(min_size=32, max_size=32), max_size=3, unique=True),
     st.text(max_size=20),

@@ -32,19 +32,28 @@ class NodeProtection:
         store, persistence, clock = node.store, node.config.persistence, node.clock
         self.keys: KeyManagement | None = None
         self.duties: list[Duty] = []
+        area = node.blobs if isinstance(node.blobs, BlobArea) else None
         encrypting, note_ring = None, lambda: None
         if isinstance(store, RocksDbStore) and isinstance(store.cipher.keys, KeyRing):
             ring = store.cipher.keys
             encrypting, note_ring = ring if store.cipher.encrypting else None, store.note_ring
             reencryption = Reencryption(store, clock, bytes_per_s=persistence.maintenance_rate_bytes)
-            self.keys = KeyManagement(ring, store, reencryption, clock, lambda: _renewal(persistence, ring))
+            self.keys = KeyManagement(ring, store, reencryption, clock, lambda: _renewal(persistence, ring), area)
             self.duties.append(reencryption)
         self.erasure = Erasure(node.engine, clock, encrypting, note_ring)
         self.retention = _retention_of(node, store) if isinstance(store, RocksDbStore) else None
         self.duties += [] if self.retention is None else [self.retention]
-        if node.keeper is not None and isinstance(node.blobs, BlobArea):
+        if node.keeper is not None and area is not None:
             grace_ns, archiving = persistence.blobs.grace_ns, bool(persistence.archive)
-            care = BlobCare(node.blobs, node.keeper, node.store, clock, grace_ns=grace_ns, archiving=archiving)
+            care = BlobCare(
+                area,
+                node.keeper,
+                node.store,
+                clock,
+                grace_ns=grace_ns,
+                archiving=archiving,
+                bytes_per_s=persistence.maintenance_rate_bytes,
+            )
             self.duties.append(care)
         self.signing = SigningKeys(persistence.key_path, node.signer, clock, store.register_key, store.keys)
         self.duties = [self.signing, self.erasure, *self.duties]

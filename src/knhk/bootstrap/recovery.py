@@ -12,6 +12,7 @@ from knhk.persistence.blob_area import BlobArea
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.platform.clock import SystemClock
 from knhk.ports.duty import Duty
+from knhk.recovery.blob_shipping import BlobShipping
 from knhk.recovery.drill_duty import DrillDuty
 from knhk.recovery.shipper import Shipper
 from knhk.recovery.snapshot_duty import SnapshotDuty
@@ -111,4 +112,5 @@ def shipper_of(node: Node) -> Shipper | None:
         check=verify,
         interval_ns=recovery.ship_interval_ns,
         longest_lag_ns=recovery.max_ship_lag_ns,
+        blobs=BlobShipping(node.blobs) if isinstance(node.blobs, BlobArea) else None,
     )

@@ -33,7 +33,7 @@ from knhk.persistence.blob_cipher import (
 )
 from knhk.persistence.blob_sinks import FileSink, remove_leftovers
 from knhk.persistence.rocksdb_errors import translated
-from knhk.ports.keys import DataKeys
+from knhk.ports.keys import DataKeys, RunPath
 
 PIECE_BYTES: Final = 1 << 20
 FOLDER: Final = "blobs"
@@ -132,8 +132,8 @@ class BlobArea:
 
     def find(self, digest: str) -> Path | None:
         """The file of a blob."""
-        for name in self._names(digest):
-            path = self._file(name)
+        for name in self.names_of(digest):
+            path = self.file(name)
             if path.exists():
                 return path
         return None
@@ -225,7 +225,7 @@ class BlobArea:
 
     def collect(self, name: str, before_ns: int) -> int:
         """Remove a blob that nobody refers to and that was not touched since; the bytes that were freed."""
-        path = self._file(name)
+        path = self.file(name)
         with self._lock:
             try:
                 status = path.stat()
@@ -235,6 +235,49 @@ class BlobArea:
             except FileNotFoundError:
                 return 0
         return status.st_size
+
+    # -- Keys
+
+    def generations(self) -> set[int]:
+        """The generations of keys that files here are encrypted with."""
+        leaves = [self._leaf(self.file(name)) for name in self.names()]
+        return {leaf.generation for leaf in leaves if leaf is not None}
+
+    def renew(self, name: str) -> int:
+        """Encrypt a file with the present generation of keys if it is an older one's; the bytes that were read.
+
+        It keeps its number, so that erasing it destroys the keys of its older copies too.
+        """
+        path = self.file(name)
+        leaf = self._leaf(path)
+        if leaf is None or self._cipher is None or leaf.generation == self._cipher.keys.active:
+            return 0
+
+        def replace(temporary: Path, _digest: str) -> None:
+            with self._lock:
+                if path.exists():  # else it was erased or removed meanwhile
+                    temporary.rename(path)
+                    _sync(path.parent)
+
+        key = self._cipher.new(leaf.workflow_id)
+        sink = FileSink(self.path, key, max_bytes=1 << 62, min_free_bytes=self._min_free_bytes, keep=replace)
+        try:
+            for piece in self.stored_pieces(path):
+                sink.write(piece)
+            sink.finish()
+        finally:
+            sink.abort()
+        return sink.size
+
+    @staticmethod
+    def _leaf(path: Path) -> RunPath | None:
+        if not _is_sealed(path):
+            return None
+        try:
+            with path.open("rb") as file:
+                return path_of(file.read(HEADER_BYTES))
+        except FileNotFoundError:
+            return None
 
     # -- Erasure
 
@@ -276,14 +319,8 @@ class BlobArea:
         return False
 
     def _destroy(self, name: str) -> None:
-        path = self._file(name)
-        leaf = None
-        try:
-            if _is_sealed(path):
-                with path.open("rb") as file:
-                    leaf = path_of(file.read(HEADER_BYTES))
-        except FileNotFoundError:
-            return
+        path = self.file(name)
+        leaf = self._leaf(path)
         if leaf is not None and self._cipher is not None:  # copies in backups cannot be read any more either
             self._cipher.keys.intend_erasure([leaf])
             self._cipher.keys.settle_erasure([leaf], destroy=True)
@@ -292,12 +329,14 @@ class BlobArea:
 
     # -- Files
 
-    def _names(self, digest: str) -> Iterator[str]:
+    def names_of(self, digest: str) -> Iterator[str]:
+        """What the file of a blob may be called, the name of a new one first."""
         plain = checked_digest(digest).removeprefix("sha256:")
         names = [plain] if self._cipher is None else [self._cipher.name_of(digest), plain]
         yield from names if self._encrypting else reversed(names)
 
-    def _file(self, name: str) -> Path:
+    def file(self, name: str) -> Path:
+        """Where the file of this name is, if there is one."""
         return self.path / "data" / name[:2] / name
 
     def _required(self, digest: str) -> Path:
@@ -320,7 +359,7 @@ class BlobArea:
         """Give a finished file its name; if there is one already, that one is as good."""
         if digest == EMPTY:
             return
-        path = self._file(next(self._names(digest)))
+        path = self.file(next(self.names_of(digest)))
         with self._lock:
             if path.exists():
                 os.utime(path)

@@ -66,7 +66,7 @@ class BlobCipher:
         return b"".join(self.keys.scope_of(f"{_SCOPE_NAME}\x00{half}{digest}") for half in "12").hex()
 
     def new(self, number: int) -> BlobKey:
-        """The key of a new file; `number` is unique."""
+        """The key of a new file; `number` is unique in its generation."""
         path = RunPath(self.keys.active, self.scope, number)
         header = _HEADER.pack(_MAGIC, path.generation, path.scope, number, os.urandom(_SALT_BYTES))
         return self._key(header, path)

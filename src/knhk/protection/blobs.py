@@ -1,4 +1,5 @@
-"""What keeps the blob area tidy in the background: interrupted erasures are finished, unused blobs removed.
+"""What keeps the blob area in order in the background: interrupted erasures are finished, unused blobs removed, and
+those that are encrypted with older keys encrypted anew.
 
 A blob goes when no run refers to it and nobody sent it again or referred to it for `grace`. Once after each start and
 once a day the marks are looked through for those of runs that were pruned, or whose commit a crash prevented.
@@ -8,7 +9,7 @@ import asyncio
 from pathlib import Path
 from typing import Any, Final
 
-from knhk.domain.errors import KnhkError, StorageUnavailable
+from knhk.domain.errors import Corrupt, KnhkError, StorageUnavailable
 from knhk.domain.times import rfc3339
 from knhk.domain.units import DAY
 from knhk.observability.logs import get
@@ -31,10 +32,18 @@ class BlobCare:
     room = "persistence"
 
     def __init__(
-        self, area: BlobArea, keeper: BlobKeeper, journal: Journal, clock: Clock, *, grace_ns: int, archiving: bool
+        self,
+        area: BlobArea,
+        keeper: BlobKeeper,
+        journal: Journal,
+        clock: Clock,
+        *,
+        grace_ns: int,
+        archiving: bool,
+        bytes_per_s: int,
     ) -> None:
         """With `archiving`, the blobs of runs that were pruned stay, since the archive refers to them."""
-        self._archiving = archiving
+        self._archiving, self._bytes_per_s = archiving, bytes_per_s
         self._area, self._keeper, self._journal, self._clock = area, keeper, journal, clock
         self._grace_ns = grace_ns
         self._turn = asyncio.Lock()
@@ -73,9 +82,18 @@ class BlobCare:
                 for name in names:
                     size = await asyncio.to_thread(self._area.collect, name, began_ns - self._grace_ns)
                     removed, freed = removed + (size > 0), freed + size
+                    await self._renew(name)
                 await self._clock.sleep(0)
             self._last = {"at": rfc3339(began_ns), "removed": removed, "freed_bytes": freed}
             return self._last
+
+    async def _renew(self, name: str) -> None:
+        try:
+            read = await asyncio.to_thread(self._area.renew, name)
+        except Corrupt as error:
+            self._log.error("a blob cannot be encrypted anew", reason=error.message)
+            return
+        await self._clock.sleep(read / self._bytes_per_s)
 
     def _folders(self) -> list[list[str]]:
         by_folder: dict[str, list[str]] = {}

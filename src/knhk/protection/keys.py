@@ -6,6 +6,7 @@ from typing import Any
 
 from knhk.domain.errors import IllegalTransition
 from knhk.domain.times import rfc3339
+from knhk.persistence.blob_area import BlobArea
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.ports.environment import Clock
 from knhk.ports.keys import KeyWrapper
@@ -20,8 +21,15 @@ class KeyManagement:
     """The key ring of a running server."""
 
     def __init__(
-        self, ring: KeyRing, store: RocksDbStore, reencryption: Reencryption, clock: Clock, renewal: Renewal
+        self,
+        ring: KeyRing,
+        store: RocksDbStore,
+        reencryption: Reencryption,
+        clock: Clock,
+        renewal: Renewal,
+        blobs: BlobArea | None = None,
     ) -> None:
+        self._blobs = blobs
         self._ring, self._store, self._reencryption, self._clock = ring, store, reencryption, clock
         self._renewal = renewal
         self._turn = asyncio.Lock()
@@ -70,6 +78,11 @@ class KeyManagement:
             raise IllegalTransition(
                 "re-encryption is under way: rows may need older keys",
                 hint="Wait until `knhk keys status` says that it is complete.",
+            )
+        if self._blobs is not None and generation in self._blobs.generations():
+            raise IllegalTransition(
+                f"blobs are still encrypted with generation {generation}",
+                hint="They are encrypted anew within an hour after a rotation, in the background.",
             )
         ring.drop_generation(generation)
 

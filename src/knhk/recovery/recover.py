@@ -11,6 +11,7 @@ from knhk.domain.errors import BackupCorrupt, Corrupt, InvalidConfiguration
 from knhk.domain.times import rfc3339
 from knhk.persistence import head_witness
 from knhk.persistence.blob_area import BlobArea
+from knhk.persistence.blob_check import references
 from knhk.persistence.journal_check import verify_all
 from knhk.persistence.journal_import import JournalImport
 from knhk.persistence.rocksdb import RocksDbStore
@@ -18,6 +19,7 @@ from knhk.persistence.rocksdb_options import StoreOptions
 from knhk.persistence.scanner import Progress
 from knhk.persistence.verification import CheckSignature, Report, Trust
 from knhk.ports.environment import PublicKey
+from knhk.recovery.blob_shipping import fetch
 from knhk.recovery.manifest import Head
 from knhk.recovery.places import Place
 from knhk.recovery.replay import Replayed, replay
@@ -98,6 +100,7 @@ def recover(
                 staging.copy(progress)
                 if segments is not None:
                     replayed = _replay(staging.path, segments, pinned, check, progress)
+                    _fetch_blobs(staging.path, segments.place, open_store, progress)
                 heads, report, remarks = _checked(staging.path, source, name, pinned, check, open_store, progress)
             except BackupCorrupt:
                 staging.discard()
@@ -140,6 +143,16 @@ def _replay(
         return replay(journal, segments.place, to_ns=segments.to_ns, pinned=pinned, check=check, progress=progress)
     finally:
         journal.close()
+
+
+def _fetch_blobs(path: Path, place: Place, open_store: OpenStore, progress: Progress) -> None:
+    """Bring the blobs that the replayed receipts refer to."""
+    store = open_store(path)
+    try:
+        used = dict.fromkeys(digest for _, digest in references(store.scanner().scan_payloads()))
+        fetch(place, BlobArea.reader(path, store.cipher.keys), used, progress)
+    finally:
+        asyncio.run(store.close())
 
 
 def _checked(

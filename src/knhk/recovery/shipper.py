@@ -20,6 +20,7 @@ from knhk.ports.environment import Clock, Signer
 from knhk.ports.journal import Journal
 from knhk.ports.storage import Projections
 from knhk.recovery import histories, segments
+from knhk.recovery.blob_shipping import BlobShipping
 from knhk.recovery.histories import History
 from knhk.recovery.places import Place
 from knhk.recovery.segments import Body, Header
@@ -53,10 +54,11 @@ class Shipper:
         interval_ns: int,
         check: CheckSignature,
         longest_lag_ns: int,
+        blobs: BlobShipping | None = None,
     ) -> None:
         self._url, self._rows, self._journal, self._projections = url, rows, journal, projections
         self._signer, self._clock, self._node_id, self._partition = signer, clock, node_id, partition
-        self._check = check
+        self._check, self._blobs = check, blobs
         self._interval_ns, self._longest_lag_ns = interval_ns, longest_lag_ns
         self._fold = fold_of(partition)
         self._place: Place | None = None
@@ -132,6 +134,9 @@ class Shipper:
         if self._place is None:
             await self._connect()
             await self._measure(height)
+        assert self._place is not None
+        if self._blobs is not None:
+            await asyncio.to_thread(self._blobs.ship, self._place)
         while self.cursor < height:
             header = await asyncio.to_thread(self._ship_segment, self.cursor + 1, height)
             self.cursor = header.last
@@ -177,6 +182,8 @@ class Shipper:
             await self._begin(place, parent="", cursor=-1)
         elif not await self._catch_up(place):
             await self._begin(place, parent=self._history, cursor=self.cursor)
+        if self._blobs is not None:
+            await asyncio.to_thread(self._blobs.connect, place)
         self._place = place
         self._descriptors.clear()
         await self._remember()
