@@ -35,9 +35,10 @@ class Fleet:
     def add(self, name: str, *, url: str = "", etcd: list[str] | None = None) -> Server:
         home = self.directory / name
         home.mkdir()
+        sections = {**self.sections}
         node = Server(
             home,
-            platform={"node_id": name},
+            platform={"node_id": name, **sections.pop("platform", {})},
             persistence={"url": url or self.url, "path": str(home / "data"), "postgres": {"timeout": "5s"}},
             actions={"modules": ["tests.acceptance.crash_actions"]},
             cluster={
@@ -47,7 +48,7 @@ class Fleet:
                 "lease_ttl": f"{TTL_S}s",
                 "handover_grace": "2s",
             },
-            **self.sections,
+            **sections,
         )
         self.nodes[name] = node
         return self.start(name)

@@ -40,6 +40,7 @@ class ApiServer:
     def __init__(self, directory: Path, replicas: int = 3) -> None:
         self.replicas, self.version, self.token = replicas, 1000, "token-1"
         self.fails: list[tuple[int, str]] = []
+        self.down = False
         self.requests: list[tuple[str, dict[str, Any] | None]] = []
         self.faults: list[str] = []
         """What the real API server would have refused."""
@@ -83,6 +84,8 @@ class ApiServer:
                 return self._status(401, "Unauthorized")
             if path != PATH:
                 return self._status(404, "the server could not find the requested resource")
+            if self.down:
+                return self._status(503, "the API server is shutting down")
             if self.fails:
                 return self._status(*self.fails.pop(0))
             if method == "GET":
