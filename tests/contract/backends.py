@@ -91,3 +91,17 @@ class PostgresBackend:
 
     def open_checkpoint(self, path: Path) -> RocksDbStore:
         return RocksDbStore.open(path, SMALL, compression=True)
+
+
+class EncryptedPostgresBackend(PostgresBackend):
+    name = "postgres-encrypted"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.keys = path / "keys"
+
+    def open(self) -> PostgresStore:
+        return PostgresStore(self.options, compression=True, cipher=cipher(self.keys))
+
+    def open_checkpoint(self, path: Path) -> RocksDbStore:
+        return RocksDbStore.open(path, SMALL, compression=True, cipher=cipher(self.keys))

@@ -8,13 +8,14 @@ import pytest
 
 from tests.contract.backends import (
     Backend,
+    EncryptedPostgresBackend,
     EncryptedRocksDbBackend,
     MemoryBackend,
     PostgresBackend,
     RocksDbBackend,
 )
 
-KINDS = [MemoryBackend, RocksDbBackend, EncryptedRocksDbBackend, PostgresBackend]
+KINDS = [MemoryBackend, RocksDbBackend, EncryptedRocksDbBackend, PostgresBackend, EncryptedPostgresBackend]
 
 
 @pytest.fixture(params=KINDS, ids=lambda one: one.name)

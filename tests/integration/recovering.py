@@ -42,10 +42,14 @@ spec:
 class House:
     """One machine: its directory, and the node on it while it runs."""
 
-    def __init__(self, directory: Path, backup_to: str, *, encryption: bool = False, ship_ms: int = 40) -> None:
+    def __init__(
+        self, directory: Path, backup_to: str, *, encryption: bool = False, ship_ms: int = 40, url: str = ""
+    ) -> None:
         self.directory = directory
         self.config = Config(
-            persistence=Persistence(path=directory / "data", key_path=directory / "keys", encryption=encryption),
+            persistence=Persistence(
+                path=directory / "data", key_path=directory / "keys", url=url, encryption=encryption
+            ),
             observability=Observability(),
             recovery=Recovery(
                 checkpoint_path=directory / "checkpoints",

@@ -216,7 +216,7 @@ async def test_a_lost_foreign_or_old_ring_is_refused_at_the_start(path: Path) ->
     store = open_store(path)
     key_ring(keys).add_generation(2)
     store.cipher.keys = key_ring(keys)
-    store.note_ring()
+    await store.note_ring()
     await store.close()
     with pytest.raises(EncryptionKeyUnavailable, match="an old copy"):
         RocksDbStore.open(path, OPTIONS, cipher=cipher(path.parent / "old-keys"))
@@ -270,7 +270,7 @@ async def test_an_erasure_that_a_crash_interrupts_is_finished_if_it_was_committe
     assert again.cipher.keys is not None
     assert len(again.cipher.keys.pending_erasures) == 1
     doomed = again.cipher.keys.pending_erasures[0]
-    again.settle_erasures()
+    await again.settle_erasures()
     assert not again.cipher.keys.pending_erasures
     if committed:
         with pytest.raises(DataErased):

@@ -22,6 +22,7 @@ from knhk.protection.erasure import Erasure
 from knhk.protection.reencryption import Reencryption
 from knhk.security.key_ring import KeyRing
 from knhk.security.signing import verify
+from tests.services.postgres import shared_server
 
 DESCRIPTOR = b"""
 apiVersion: knhk/v1
@@ -36,13 +37,18 @@ spec:
 class House:
     """Nodes one after the other on one data directory."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, url: str = "") -> None:
+        self.path, self.url = path, url
         self.node: Node | None = None
 
     async def open(self, *, encryption: bool = True) -> "tuple[Any, Any]":
         """A started node, and what protects it."""
-        settings = {"path": self.path / "data", "encryption": encryption, "maintenance_rate_bytes": 1 << 30}
+        settings = {
+            "path": self.path / "data",
+            "url": self.url,
+            "encryption": encryption,
+            "maintenance_rate_bytes": 1 << 30,
+        }
         self.node = Node(Config.model_validate({"persistence": settings}))
         await self.node.start()
         return self.node, NodeProtection(self.node)
@@ -53,9 +59,9 @@ class House:
         self.node = None
 
 
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    made = House(tmp_path)
+@pytest.fixture(params=["rocksdb", "postgres"])
+async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[House]:
+    made = House(tmp_path, shared_server().new_database() if request.param == "postgres" else "")
     yield made
     await made.close()
 
@@ -82,14 +88,14 @@ async def test_a_row_that_does_not_decrypt_is_left_as_it_is_and_named(house: Hou
     runs = await run(node, 3)
     key = run_key(runs[1], 0)
     damaged = b"\xff not a row"
-    await node.store.change(lambda database, batch: batch.put(key, damaged, database.handles["receipts"]))
+    await node.store.change(lambda _, changes: changes.put("receipts", key, damaged))
     await house.close()
     node, protection = await house.open()
     await protection.keys._reencryption.start()
     await until(lambda: protection.keys._reencryption.complete)
-    assert protection.keys._reencryption.status()["rows_damaged"] >= 1
+    assert (await protection.keys._reencryption.status())["rows_damaged"] >= 1
     assert "do not decrypt" in protection.keys._reencryption.health()
-    assert node.store.look(lambda database: database.get("receipts", key)) == damaged
+    assert await node.store.look(lambda database: database.get("receipts", key)) == damaged
     await protection.keys._reencryption.stop()
 
 
@@ -123,11 +129,11 @@ async def test_a_page_that_was_half_done_is_the_same_when_it_is_done_again(house
     node, protection = await house.open()
     await run(node, 20)
     keys = protection.keys
-    assert keys.rotate_data_keys() == 2
+    assert await keys.rotate_data_keys() == 2
     for _ in range(3):  # a page, then a new duty, as after a crash
         await Reencryption(node.store, node.clock, bytes_per_s=1 << 30)._one_page()
-    assert node.store.look(progress_of).generation == 2
-    assert keys.rotate_data_keys() == 3
+    assert (await node.store.look(progress_of)).generation == 2
+    assert await keys.rotate_data_keys() == 3
     await protection.keys._reencryption.start()
     await until(lambda: protection.keys._reencryption.complete)
     keys.destroy(1)
@@ -186,11 +192,11 @@ async def test_rows_of_a_department_that_is_being_erased_get_no_newer_keys(house
     runs = await run(node, 3)
     ring = node.store.cipher.keys
     assert isinstance(ring, KeyRing)
-    before = node.store.look(lambda database: database.get("payloads", run_key(runs[0], 0)))
+    before = await node.store.look(lambda database: database.get("payloads", run_key(runs[0], 0)))
     ring.begin_department_erasure("sales", "test", "", node.clock.now_ns())
     await protection.keys._reencryption.start()
     await until(lambda: protection.keys._reencryption.complete)
-    assert node.store.look(lambda database: database.get("payloads", run_key(runs[0], 0))) == before
+    assert await node.store.look(lambda database: database.get("payloads", run_key(runs[0], 0))) == before
     await protection.keys._reencryption.stop()
 
 

@@ -57,13 +57,13 @@ def protection_handlers(control: Control, services: Services) -> list[Any]:
 def _retention_handlers(retention: Retention | None) -> list[Any]:
     def present() -> Retention:
         if retention is None:
-            raise Unsupported("retention is for data directories, and persistence.url names a database")
+            raise Unsupported("nothing is pruned in a cluster: see docs/retention.md")
         return retention
 
     @get("/retention", summary="What is pruned, and when", responses=_KEYS)
     async def get_retention() -> dict[str, Any]:
         """What was pruned and archived, what the last pass did, and whether the clock is believed."""
-        return present().status()
+        return await present().status()
 
     @post("/retention/run", status_code=200, summary="Prune now", responses=_KEYS)
     async def run_retention() -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _retention_handlers(retention: Retention | None) -> list[Any]:
     async def confirm_retention() -> dict[str, Any]:
         """The machine's clock is right, although it is far ahead of when the store was last used."""
         present().confirm()
-        return present().status()
+        return await present().status()
 
     return [get_retention, run_retention, confirm_retention]
 
@@ -115,7 +115,7 @@ def _key_handlers(keys: KeyManagement | None, signing: SigningKeys) -> list[Any]
         """Generations of data keys and the state of re-encryption; no secrets."""
         if keys is None:
             return {"encryption": False, "key_encryption_key": None, "generations": []}
-        return keys.status()
+        return await keys.status()
 
     @post("/keys/rotate", status_code=200, summary="Rotate keys", responses=_KEYS)
     async def rotate_keys(
@@ -129,13 +129,13 @@ def _key_handlers(keys: KeyManagement | None, signing: SigningKeys) -> list[Any]
         if data is not None and data.what == "key_encryption_key":
             await present().rotate_key_encryption_key()
         else:
-            present().rotate_data_keys()
-        return present().status()
+            await present().rotate_data_keys()
+        return await present().status()
 
     @delete("/keys/{generation:int}", status_code=200, summary="Destroy retired keys", responses=_KEYS)
     async def destroy_keys(generation: Generation) -> dict[str, Any]:
         """Backups whose data are encrypted with them can never be read again."""
         present().destroy(generation)
-        return present().status()
+        return await present().status()
 
     return [get_keys, rotate_keys, destroy_keys]

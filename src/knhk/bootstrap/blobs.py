@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from knhk.config.sections import Persistence
 from knhk.domain.errors import InvalidConfiguration
 from knhk.persistence.blob_area import FOLDER, BlobArea
-from knhk.persistence.cipher import Cipher
-from knhk.persistence.rocksdb import RocksDbStore
 from knhk.ports.blobs import NoBlobs
 
 if TYPE_CHECKING:
     from knhk.persistence.postgres import PostgresStore
+    from knhk.persistence.rocksdb import RocksDbStore
 
 
 def blob_path(persistence: Persistence) -> Path | None:
@@ -37,7 +36,7 @@ def blobs_of(
     path, options = blob_path(persistence), persistence.blobs
     if path is None:
         return NoBlobs("the journal is in PostgreSQL, and `persistence.blobs.path` names no directory for them")
-    cipher = store.cipher if isinstance(store, RocksDbStore) else Cipher()
+    cipher = store.cipher
     return BlobArea(
         path,
         inline_bytes=options.inline_bytes,

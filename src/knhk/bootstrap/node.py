@@ -86,8 +86,7 @@ class Node:
 
     async def start(self) -> None:
         """Take over the journal and go on with what is in it."""
-        if isinstance(self.store, RocksDbStore):
-            self.store.settle_erasures()
+        await self.store.settle_erasures()
         if isinstance(self.blobs, BlobArea):
             await asyncio.to_thread(self._open_blobs, self.blobs)
         await self.refuse_retired_key()

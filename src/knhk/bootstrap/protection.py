@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from knhk.bootstrap.clustered import is_clustered
 from knhk.bootstrap.node import PARTITION, Node
 from knhk.bootstrap.stores import KEY_FILE, key_wrapper
 from knhk.config.sections import Persistence
 from knhk.domain.errors import IllegalTransition
 from knhk.persistence.blob_area import BlobArea
-from knhk.persistence.rocksdb import RocksDbStore
+from knhk.persistence.rows import RowStore
 from knhk.ports.duty import Duty
 from knhk.ports.keys import KeyWrapper
 from knhk.protection.archive import SUFFIX
@@ -33,15 +35,14 @@ class NodeProtection:
         self.keys: KeyManagement | None = None
         self.duties: list[Duty] = []
         area = node.blobs if isinstance(node.blobs, BlobArea) else None
-        encrypting, note_ring = None, lambda: None
-        if isinstance(store, RocksDbStore) and isinstance(store.cipher.keys, KeyRing):
-            ring = store.cipher.keys
-            encrypting, note_ring = ring if store.cipher.encrypting else None, store.note_ring
+        encrypting, ring = None, store.cipher.keys
+        if isinstance(ring, KeyRing):
+            encrypting = ring if store.cipher.encrypting else None
             reencryption = Reencryption(store, clock, bytes_per_s=persistence.maintenance_rate_bytes)
-            self.keys = KeyManagement(ring, store, reencryption, clock, lambda: _renewal(persistence, ring), area)
+            self.keys = KeyManagement(ring, store, reencryption, clock, partial(_renewal, persistence, ring), area)
             self.duties.append(reencryption)
-        self.erasure = Erasure(node.engine, clock, encrypting, note_ring)
-        self.retention = _retention_of(node, store) if isinstance(store, RocksDbStore) else None
+        self.erasure = Erasure(node.engine, clock, encrypting, store.note_ring)
+        self.retention = None if is_clustered(node.config) else _retention_of(node, store)
         self.duties += [] if self.retention is None else [self.retention]
         if node.keeper is not None and area is not None:
             grace_ns, archiving = persistence.blobs.grace_ns, bool(persistence.archive)
@@ -80,7 +81,7 @@ class ArchivePlace:
         return sorted(entry.name for entry in self._place.entries() if entry.name.endswith(SUFFIX))
 
 
-def _retention_of(node: Node, store: RocksDbStore) -> Retention:
+def _retention_of(node: Node, store: RowStore) -> Retention:
     persistence = node.config.persistence
     settings = RetentionSettings(
         persistence.retention_days,
@@ -96,6 +97,7 @@ def _retention_of(node: Node, store: RocksDbStore) -> Retention:
         node.signer,
         node.clock,
         is_at_rest=node.engine.is_at_rest,
+        bar=node.engine.arrivals.bar,
         last_used=lambda: node.last_used_ns,
         place=place,
     )

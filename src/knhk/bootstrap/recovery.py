@@ -1,15 +1,17 @@
 """Snapshots and shipping of a node, from its configuration."""
 
+import asyncio
 import sys
 from pathlib import Path
 
 from knhk.bootstrap.blobs import blob_path
 from knhk.bootstrap.node import PARTITION, Node
-from knhk.bootstrap.stores import open_store
+from knhk.bootstrap.stores import open_store, postgres_options, store_options
 from knhk.config import Config
-from knhk.domain.errors import InvalidConfiguration
 from knhk.persistence.blob_area import BlobArea
-from knhk.persistence.rocksdb import RocksDbStore
+from knhk.persistence.rocksdb_database import Counters
+from knhk.persistence.rocksdb_opening import open_database
+from knhk.persistence.scanner import Progress
 from knhk.platform.clock import SystemClock
 from knhk.ports.duty import Duty
 from knhk.recovery.blob_shipping import BlobShipping
@@ -31,10 +33,9 @@ class NodeRecovery:
 
     @property
     def duties(self) -> list[Duty]:
-        """What works by itself. A database has backups of its own; copies of it are made on request alone."""
-        if self._is_database:
-            return []
-        return [self.snapshots, *([] if self.shipper is None else [self.shipper]), self.drills]
+        """What works by itself. A snapshot of a database is a copy of it, and is made on request alone."""
+        snapshots: list[Duty] = [] if self._is_database else [self.snapshots]
+        return [*snapshots, *([] if self.shipper is None else [self.shipper]), self.drills]
 
     def figures(self) -> dict[str, float]:
         """For the metrics."""
@@ -64,6 +65,25 @@ def snapshots_of(node: Node) -> SnapshotDuty:
     )
 
 
+def load_database(config: Config, data: Path, progress: Progress) -> None:
+    """Fill the database of `persistence.url`, which must be empty, with what is in a data directory."""
+    from knhk.persistence.postgres_load import load
+
+    options = store_options(config.persistence)
+    database, heads = open_database(data, options, Counters(), read_only=True)
+    try:
+        asyncio.run(load(postgres_options(config.persistence), database, heads, progress))
+    finally:
+        database.close()
+
+
+def require_empty_database(config: Config) -> None:
+    """Raises Conflict if the database of `persistence.url` has a journal."""
+    from knhk.persistence.postgres_load import require_empty
+
+    asyncio.run(require_empty(postgres_options(config.persistence)))
+
+
 async def snapshot_offline(config: Config) -> Snapshot:
     """A snapshot of a data directory that no server holds. Raises what opening the store and taking it raises."""
     store = open_store(config)
@@ -91,15 +111,10 @@ def drills_of(node: Node, config_file: Path | None) -> DrillDuty:
 
 
 def shipper_of(node: Node) -> Shipper | None:
-    """The duty that ships the journal; None if there is nowhere to ship it to. Raises InvalidConfiguration."""
+    """The duty that ships the journal; None if there is nowhere to ship it to."""
     recovery = node.config.recovery
     if not recovery.backup_to:
         return None
-    if not isinstance(node.store, RocksDbStore):
-        raise InvalidConfiguration(
-            "recovery.backup_to ships the journal of a data directory, and persistence.url names a database",
-            hint="Leave it empty, and archive the database's own log (PostgreSQL: continuous archiving).",
-        )
     return Shipper(
         recovery.backup_to,
         node.store.stored_rows,

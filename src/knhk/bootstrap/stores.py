@@ -1,15 +1,18 @@
 """Stores from the configuration, with the keys that encrypt them."""
 
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from knhk.config import Config
 from knhk.config.sections import Persistence
-from knhk.domain.errors import InvalidConfiguration
+from knhk.domain.errors import InvalidConfiguration, JournalCorrupt
 from knhk.persistence.cipher import Cipher
 from knhk.persistence.postgres_options import PostgresOptions
 from knhk.persistence.ring_binding import needs_ring
 from knhk.persistence.rocksdb import RocksDbStore
+from knhk.persistence.rocksdb_keys import RING_KEY
 from knhk.persistence.rocksdb_options import StoreOptions
 from knhk.platform.clock import SystemClock
 from knhk.ports.keys import KeyWrapper
@@ -38,30 +41,47 @@ def open_store(config: Config, *, read_only: bool = False) -> "RocksDbStore | Po
     return _embedded_store(config, read_only=read_only)
 
 
-def postgres_store(persistence: Persistence, *, read_only: bool = False) -> "PostgresStore":
+def postgres_store(
+    persistence: Persistence, *, read_only: bool = False, cipher: Cipher | None = None
+) -> "PostgresStore":
     """The store in the database of `persistence.url`.
 
-    Raises InvalidConfiguration if asyncpg is not installed, or if data are to be encrypted, which this version does in
-    data directories alone: they would be written in clear.
+    `cipher` is what opens its rows, if not what the configuration says. Raises InvalidConfiguration if asyncpg is not
+    installed, and what key_ring does.
     """
-    if persistence.encryption:
-        raise InvalidConfiguration(
-            "persistence.encryption is for data directories, and persistence.url names a database",
-            hint="Set it to false, and have PostgreSQL's disk encrypted.",
-        )
     try:
         from knhk.persistence.postgres import PostgresStore
+        from knhk.persistence.postgres_rows import PostgresRows
+        from knhk.persistence.postgres_session import Session
     except ModuleNotFoundError as error:
         raise InvalidConfiguration(
             f"persistence.url needs the Python package {error.name}", hint="Install it: pip install 'knhk[postgres]'"
         ) from error
-    options = PostgresOptions(
+    options = postgres_options(persistence)
+
+    def has_ring() -> bool:
+        session = Session(options)
+        try:
+            return PostgresRows(session.read).get("meta", RING_KEY) is not None
+        except JournalCorrupt:
+            return False  # there are no tables yet
+        finally:
+            session.close()
+
+    if cipher is None:
+        keys = key_ring(persistence, has_ring, may_create=persistence.encryption and not read_only)
+        cipher = Cipher(keys, encrypting=persistence.encryption)
+    return PostgresStore(options, persistence.compression, read_only=read_only, cipher=cipher)
+
+
+def postgres_options(persistence: Persistence) -> PostgresOptions:
+    """Which database, and how it is spoken to."""
+    return PostgresOptions(
         url=persistence.url,
         schema=persistence.postgres.schema_name,
         connections=persistence.postgres.connections,
         timeout_s=persistence.postgres.timeout_ns / 1e9,
     )
-    return PostgresStore(options, persistence.compression, read_only=read_only)
 
 
 def projections_of(store: "RocksDbStore | PostgresStore", partition: int) -> Projections:
@@ -74,7 +94,8 @@ def _embedded_store(config: Config, *, read_only: bool) -> RocksDbStore:
     if not read_only:
         settle(persistence.path)
     options = store_options(persistence)
-    keys = key_ring(persistence, options, may_create=persistence.encryption and not read_only)
+    has_ring = partial(needs_ring, persistence.path, options)
+    keys = key_ring(persistence, has_ring, may_create=persistence.encryption and not read_only)
     cipher = Cipher(keys, encrypting=persistence.encryption)
     return RocksDbStore.open(persistence.path, options, persistence.compression, read_only=read_only, cipher=cipher)
 
@@ -93,11 +114,11 @@ def store_options(persistence: Persistence) -> StoreOptions:
     )
 
 
-def key_ring(persistence: Persistence, options: StoreOptions, *, may_create: bool) -> KeyRing | None:
-    """The key ring of a data directory; None if it has none, and none is to be made.
+def key_ring(persistence: Persistence, has_ring: Callable[[], bool], *, may_create: bool) -> KeyRing | None:
+    """The key ring of a store; None if it has none, and none is to be made. `has_ring` asks the store.
 
-    A ring is made for a directory that never had one, and never in the place of one that is lost: the store then says
-    so. Raises EncryptionKeyUnavailable, KeyRingCorrupt or InvalidConfiguration.
+    A ring is made for a store that never had one, and never in the place of one that is lost: the store then says so.
+    Raises EncryptionKeyUnavailable, KeyRingCorrupt or InvalidConfiguration.
     """
     directory = persistence.key_path
     if (directory / FILE_NAME).exists():
@@ -106,7 +127,7 @@ def key_ring(persistence: Persistence, options: StoreOptions, *, may_create: boo
         if may_create and ring.key_id != wrapper.key_id:
             ring.rewrap(Wrapping.by(wrapper))  # the operator put another key in front
         return ring
-    if not may_create or needs_ring(persistence.path, options):
+    if not may_create or has_ring():
         return None
     return KeyRing.create(directory, key_wrapper(persistence, may_create=True), SystemClock().now_ns())
 

@@ -23,6 +23,7 @@ from knhk.domain.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from knhk.config import Config
+    from knhk.persistence.scanner import Progress
     from knhk.ports.environment import PublicKey
     from knhk.recovery.recover import OpenStore, Recovered, Segments
     from knhk.recovery.restore import Source
@@ -62,7 +63,8 @@ def recover(
 
     With --snapshot alone, as it was then. Without it, from the newest snapshot or backup and the segments that were
     shipped after it; with --to, up to that time. The restored data are verified before they take the old ones' place;
-    the old ones are kept beside them. Repeat the command to go on after an interruption.
+    the old ones are kept beside them. Repeat the command to go on after an interruption. With persistence.url they go
+    to that database, which must be empty.
     """
     if context.invoked_subcommand is not None:
         return
@@ -73,15 +75,13 @@ def recover(
 
     pinned = [read_public_key(path) for path in public_key] if public_key else None
     settings = load_config(config, context=context, data=data).config
+    path = settings.persistence.path
     if settings.persistence.url:
-        raise InvalidInput(
-            "persistence.url names a database, and this restores data directories",
-            hint="Restore the database with its own tools, or name a directory with --data and no persistence.url.",
-        )
+        path = _scratch_of_database(settings)
     source, shipped = chosen(settings, snapshot, segments, to, pinned)
     with progress_bar() as progress:
         recovered = do_recover(
-            settings.persistence.path,
+            path,
             source,
             shipped,
             pinned=pinned,
@@ -90,9 +90,35 @@ def recover(
             now_ns=time.time_ns(),
             progress=progress,
         )
+        if settings.persistence.url:
+            _into_database(settings, recovered, progress)
     emit(recovered.to_dict(), output, lambda: _print(recovered))
     for remark in recovered.remarks:
         note(f"Warning: {remark}.")
+
+
+def _scratch_of_database(settings: "Config") -> Path:
+    """Where a restore is made and verified before it goes to the database, which must be empty."""
+    import shutil
+
+    from knhk.bootstrap.recovery import require_empty_database
+
+    require_empty_database(settings)
+    scratch = settings.persistence.path.with_name(f"{settings.persistence.path.name}.for-database")
+    shutil.rmtree(scratch, ignore_errors=True)  # whole, and not loaded: its load was interrupted
+    return scratch
+
+
+def _into_database(settings: "Config", recovered: "Recovered", progress: "Progress") -> None:
+    import shutil
+
+    from knhk.bootstrap.recovery import load_database
+    from knhk.persistence.postgres_options import public_name
+
+    scratch = Path(recovered.data)
+    load_database(settings, scratch, progress)
+    recovered.data = public_name(settings.persistence.url)
+    shutil.rmtree(scratch)
 
 
 @app.command()

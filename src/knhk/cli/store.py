@@ -96,7 +96,7 @@ def cipher_of(directory: DataDirectory) -> "Cipher":
     from knhk.persistence.cipher import Cipher
 
     try:
-        return Cipher(key_ring(directory.persistence, _options(), may_create=False))
+        return Cipher(key_ring(directory.persistence, lambda: False, may_create=False))
     except EncryptionKeyUnavailable as error:
         note(f"Without the encryption key: {error.message}")
         return Cipher()
@@ -130,7 +130,7 @@ async def _in_database(
 ) -> Result:
     from knhk.bootstrap.stores import postgres_store
 
-    store = postgres_store(directory.persistence, read_only=True)
+    store = postgres_store(directory.persistence, read_only=True, cipher=cipher_of(directory))
     try:
         return await read(store)
     finally:

@@ -7,7 +7,7 @@ everybody who writes comes through here.
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -58,9 +58,7 @@ class Arrivals:
                     live = await self._loader.load(workflow_id)
                 yield live
         finally:
-            self._holders[workflow_id] -= 1
-            if not self._holders[workflow_id]:
-                del self._holders[workflow_id], self._locks[workflow_id]
+            self._let_go(workflow_id)
 
     def keep(self, live: LiveRun) -> None:
         """A run has left memory, and is what the journal says."""
@@ -81,6 +79,27 @@ class Arrivals:
     def is_held(self, workflow_id: int) -> bool:
         """Whether somebody has the run, or is about to."""
         return workflow_id in self._locks
+
+    @asynccontextmanager
+    async def bar(self, workflow_ids: Sequence[int]) -> AsyncIterator[None]:
+        """Let nobody have these runs until the end of the block; nobody may have one now. Who wants one waits."""
+        locks = {one: asyncio.Lock() for one in workflow_ids}
+        for workflow_id, lock in locks.items():
+            await lock.acquire()  # new, so that this does not wait
+            self._taken(workflow_id)
+            self._locks[workflow_id] = lock
+            self._holders[workflow_id] += 1
+        try:
+            yield
+        finally:
+            for workflow_id, lock in locks.items():
+                lock.release()
+                self._let_go(workflow_id)
+
+    def _let_go(self, workflow_id: int) -> None:
+        self._holders[workflow_id] -= 1
+        if not self._holders[workflow_id]:
+            del self._holders[workflow_id], self._locks[workflow_id]
 
     async def wake(self, workflow_id: int) -> None:
         """Load a parked run whose time has come and let it go on. Any other is left alone.

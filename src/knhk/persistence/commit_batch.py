@@ -7,8 +7,9 @@ from rocksdict import WriteBatch
 
 from knhk.domain.identifier import PARTITION_BITS, SEQUENCE_BITS
 from knhk.persistence import receipt_rows
-from knhk.persistence.cipher import Sealer, in_clear, run_path
+from knhk.persistence.cipher import Sealer, in_clear
 from knhk.persistence.codec import PayloadCodec
+from knhk.persistence.erasing import seal_payloads
 from knhk.persistence.rocksdb_database import Database
 from knhk.persistence.rocksdb_keys import (
     CLAIM,
@@ -21,7 +22,6 @@ from knhk.persistence.rocksdb_keys import (
     timer_key,
 )
 from knhk.ports.append import Commit
-from knhk.ports.keys import RunPath
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _PARTITION_MASK: Final = (1 << PARTITION_BITS) - 1
@@ -41,11 +41,7 @@ def batch_of(commit: Commit, database: Database, codec: PayloadCodec, sealer: Se
         put(key, encode(part.receipts) if sealer is None else receipt_rows.encode(part.receipts, key, sealer), receipts)
         if part.payloads:
             row = codec.encode(part.payloads)
-            if sealer is not None and workflow_id in commit.erased:  # its own key goes with this very commit
-                row = sealer.seal("payloads", key, row)
-            elif sealer is not None:
-                row = sealer.seal_for_run("payloads", key, row, part.department, workflow_id)
-            put(key, row, payloads)
+            put(key, row if sealer is None else seal_payloads(commit, part, row, sealer), payloads)
     block = commit.block
     put(block_key(block.partition, block.height), encode(commit.signed), handles["blocks"])
     _put_marks(batch, commit, database, sealer)
@@ -68,18 +64,6 @@ def _put_marks(batch: WriteBatch, commit: Commit, database: Database, sealer: Se
         batch.put(timer_key(at_ns, workflow_id), b"", timers)
     for at_ns, workflow_id in commit.timers_cleared:
         batch.delete(timer_key(at_ns, workflow_id), timers)
-
-
-def keys_of_erased(commit: Commit, database: Database) -> list[RunPath]:
-    """The keys that encrypt the payloads which the commit erases."""
-    found = set()
-    for workflow_id in commit.erased:
-        end = run_key(workflow_id, MAX_SEQ) + b"\x00"
-        for _, row in database.scan("payloads", run_key(workflow_id, 0), end):
-            path = run_path(row, workflow_id)
-            if path is not None:
-                found.add(path)
-    return sorted(found, key=lambda path: (path.workflow_id, path.generation))
 
 
 def _erase(batch: WriteBatch, database: Database, workflow_id: int) -> None:

@@ -6,6 +6,7 @@ from the tables, by whichever node; nothing is cached.
 """
 
 import asyncio
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
@@ -17,28 +18,33 @@ from knhk.domain.errors import Fenced, JournalCorrupt, KnhkError
 from knhk.domain.histogram import SHORT_S, Histogram
 from knhk.domain.identifier import partition_of
 from knhk.domain.receipt import BLOCK_PREFIX, NO_HASH, Sealed, SignedBlock
-from knhk.persistence import codec, receipt_rows
+from knhk.persistence import codec, postgres_care, receipt_rows
 from knhk.persistence.block_rows import decode_signed_block
-from knhk.persistence.cipher import Cipher, in_clear
+from knhk.persistence.cipher import Cipher
 from knhk.persistence.codec import PayloadCodec
+from knhk.persistence.erasing import keys_of_erased, settle
 from knhk.persistence.fencing import Tip, refuse_unless_next
 from knhk.persistence.postgres_checkpoint import write_checkpoint
 from knhk.persistence.postgres_commit import ADD_PAYLOADS, Appending, appending
 from knhk.persistence.postgres_connections import Connections
 from knhk.persistence.postgres_options import PostgresOptions
-from knhk.persistence.postgres_projections import PartitionProjections
+from knhk.persistence.postgres_projections import PartitionProjections, sealed
 from knhk.persistence.postgres_rows import PostgresRows
 from knhk.persistence.postgres_session import Session
-from knhk.persistence.rocksdb_keys import run_key
+from knhk.persistence.postgres_tables import META
+from knhk.persistence.ring_binding import check_ring, ring_row
+from knhk.persistence.rocksdb_keys import DESCRIPTOR, RING_KEY, row_prefix, run_key
 from knhk.persistence.row_scan import RowScanner
+from knhk.persistence.rows import Changes, Found, Rows
+from knhk.persistence.stored_blocks import StoredRows
 from knhk.ports.append import Commit, Ownership
 from knhk.ports.environment import PublicKey
 from knhk.ports.journal import Claim
+from knhk.ports.keys import RunPath
 
 ELSEWHERE_BYTES: Final = 1 << 62
 """What `free_bytes` says: the disk is another machine's, and only its refusal tells that it is full."""
 
-_IN_CLEAR: Final = Cipher()
 _LAST_SEQ: Final = (1 << 31) - 1
 # FOR UPDATE, which an update of other columns than the key would not take: it also waits for projections under way.
 _ACQUIRE: Final = """
@@ -82,10 +88,27 @@ class Counters(msgspec.Struct):
 class PostgresStore:
     """Append, Journal, Projections and Storage, all on the event loop that first uses it."""
 
-    def __init__(self, options: PostgresOptions, compression: bool = True, *, read_only: bool = False) -> None:
-        """Nothing is connected yet: the first use does that, and raises what postgres_errors.translated says."""
-        self._options = options
-        self._connections = Connections(options, read_only=read_only)
+    def __init__(
+        self,
+        options: PostgresOptions,
+        compression: bool = True,
+        *,
+        read_only: bool = False,
+        cipher: Cipher | None = None,
+        partition: int = 0,
+    ) -> None:
+        """Nothing is connected yet: the first use does that, and raises what postgres_errors.translated says.
+
+        `partition` is the one whose owner cares for the rows.
+        """
+        self._options, self._caring = options, partition
+        self.cipher = cipher or Cipher()
+        keys = self.cipher.keys
+        self._connections = Connections(
+            options,
+            read_only=read_only,
+            check=lambda stored: check_ring(stored, options.name, keys, must_have=not read_only),
+        )
         self._codec = PayloadCodec(compression)
         self._counters = Counters()
         self._commit_seconds = Histogram(SHORT_S)
@@ -101,6 +124,8 @@ class PostgresStore:
     async def acquire(self, partition: int) -> Ownership:
         found = await self._connections.write("taking over a partition", _ACQUIRE, partition, NO_HASH)
         assert found is not None
+        if self.cipher.encrypting:
+            await self.note_ring()
         tip = Tip(found["height"], found["block_hash"])
         self._acknowledged[partition], self._epochs[partition] = tip, found["epoch"]
         return Ownership(partition, found["epoch"], await self._block_of(partition, tip))
@@ -115,7 +140,8 @@ class PostgresStore:
         await self._connections.write("registering a key", query, *given)
 
     async def append(self, commit: Commit) -> None:
-        prepared = appending(commit, self._codec)
+        doomed = await self._intend_erasure(commit)
+        prepared = appending(commit, self._codec, self.cipher.sealer())
         began = perf_counter()
         try:
             owned = await self._append(prepared, commit.block.partition)
@@ -130,6 +156,16 @@ class PostgresStore:
         self._acknowledged[commit.block.partition] = Tip(commit.block.height, commit.signed.hash())
         self._counters.commits_total += 1
         self._commit_seconds.add(perf_counter() - began)
+        if doomed and self.cipher.keys is not None:  # before anybody is told that it is erased
+            self.cipher.keys.settle_erasure(doomed, destroy=True)
+
+    async def _intend_erasure(self, commit: Commit) -> list[RunPath]:
+        """Note, before the commit, the keys that it destroys; a crash after it then does not forget them."""
+        if not commit.erased or self.cipher.keys is None:
+            return []
+        doomed = await self.look(lambda rows: keys_of_erased(commit, rows))
+        self.cipher.keys.intend_erasure(doomed)
+        return doomed
 
     async def _append(self, prepared: Appending, partition: int) -> bool:
         doing = "appending"
@@ -175,6 +211,7 @@ class PostgresStore:
                     f"to {tip.height} were acknowledged and are not there",
                     hint="This looks like a failover to a standby that was behind: use synchronous replication.",
                 )
+        await self.settle_erasures()  # else a commit that erased could be acknowledged before its keys are destroyed
         self._counters.reopens_total += 1
 
     def release(self, partition: int) -> None:
@@ -182,8 +219,37 @@ class PostgresStore:
         self._acknowledged.pop(partition, None)
         self._epochs.pop(partition, None)
 
-    def settle_erasures(self) -> None:
-        """Nothing is encrypted here, so that no key is left to be destroyed."""
+    async def settle_erasures(self) -> None:
+        """Destroy the keys whose erasure was committed before a crash; drop the notes of those that were not."""
+        keys = self.cipher.keys
+        if keys is not None and keys.pending_erasures:
+            await self.look(lambda rows: settle(keys, rows))
+
+    # -- Care of the rows
+
+    async def look(self, read: Callable[[Rows], Found]) -> Found:
+        return await postgres_care.look(self._connections, read)
+
+    async def change(self, build: Callable[[Rows, Changes], None], *, durable: bool = False) -> None:
+        await postgres_care.change(self._connections, self._caring, self.epoch_of(self._caring), build)
+
+    async def compact(self, families: Sequence[str]) -> None:
+        await postgres_care.vacuum(self._connections, families)
+
+    async def note_ring(self) -> None:
+        if self.cipher.keys is not None:
+            query, given = META.put([(RING_KEY, ring_row(self.cipher.keys))])
+            await self._connections.write("noting the key ring", query, *given)
+
+    def watch_descriptors(self) -> set[bytes] | None:
+        return None  # another commit may be finding at this moment that a descriptor is there
+
+    def forget_descriptors(self) -> None:
+        """Nothing is watched."""
+
+    def stored_rows(self) -> StoredRows:
+        """What is shipped to other places; to be used in another thread than the event loop's."""
+        return StoredRows(PostgresRows(postgres_care.pooled(self._connections)), self.cipher)
 
     # -- Journal
 
@@ -217,7 +283,7 @@ class PostgresStore:
             [part.count for part in parts],
         )
         found = await self._connections.read("reading receipts", _BLOCK_RECEIPTS, *given)
-        return [sealed for run, seq, count, raw in found for sealed in _slice(raw, run, seq)[:count]]
+        return [sealed for run, seq, count, raw in found for sealed in self._slice(raw, run, seq)[:count]]
 
     async def receipts(self, workflow_id: int, from_seq: int = 0) -> list[Sealed]:
         query = """
@@ -229,23 +295,31 @@ class PostgresStore:
         found = await self._connections.read("reading receipts", query, *place)
         if not found:
             return []
-        receipts = [sealed for seq, raw in found for sealed in _slice(raw, workflow_id, seq)]
+        receipts = [sealed for seq, raw in found for sealed in self._slice(raw, workflow_id, seq)]
+        if not receipts[0].has_body:
+            raise receipt_rows.without_bodies(workflow_id, receipts[0])
         return receipts[max(0, from_seq - found[0][0]) :]
 
     async def payload(self, workflow_id: int, seq: int, slot: int) -> bytes | None:
         query = """
-            SELECT payloads FROM payloads WHERE partition = $1 AND workflow_id = $2 AND first_seq <= $3
+            SELECT first_seq, payloads FROM payloads WHERE partition = $1 AND workflow_id = $2 AND first_seq <= $3
             ORDER BY first_seq DESC LIMIT 1
         """
         place = (partition_of(workflow_id), workflow_id, min(seq, _LAST_SEQ))
         found = await self._connections.read("reading a payload", query, *place)
-        kept = codec.decode(found[0][0], workflow_id) if found else []
+        if not found:
+            return None
+        row = self.cipher.open("payloads", run_key(workflow_id, found[0][0]), found[0][1], workflow_id=workflow_id)
+        kept = codec.decode(row, workflow_id)
         return next((one.raw for one in kept if one.seq == seq and one.slot == slot), None)
+
+    def _slice(self, raw: bytes, workflow_id: int, first_seq: int) -> list[Sealed]:
+        return receipt_rows.decode(raw, run_key(workflow_id, first_seq), workflow_id, self.cipher)
 
     async def descriptor(self, digest: bytes) -> bytes | None:
         query = "SELECT text FROM descriptors WHERE digest = $1"
         found = await self._connections.read("reading a descriptor", query, digest)
-        return _IN_CLEAR.open("index", digest, found[0][0]) if found else None
+        return self.cipher.open("index", DESCRIPTOR + digest, found[0][0]) if found else None
 
     async def claim(self, key_digest: bytes) -> Claim | None:
         query = "SELECT key_digest, workflow_id, request_digest FROM claims WHERE key_digest = $1"
@@ -275,7 +349,7 @@ class PostgresStore:
         return found[0][0] if found else -1
 
     async def store(self, fold: str, rows: dict[bytes, bytes | None], cursor: int) -> None:
-        kept = {key: in_clear(value) for key, value in rows.items() if value is not None}
+        kept = sealed(fold, rows, self.cipher)
         gone = [key for key, value in rows.items() if value is None]
         given = (fold, list(kept), list(kept.values()), gone, cursor)
         await self._connections.write("writing projections", _STORE_ROWS, *given)
@@ -283,7 +357,7 @@ class PostgresStore:
     async def row(self, fold: str, key: bytes) -> bytes | None:
         query = "SELECT value FROM projections WHERE fold = $1 AND key = $2"
         found = await self._connections.read("reading a projection", query, fold, key)
-        return _IN_CLEAR.open("runs", key, found[0][0]) if found else None
+        return self.cipher.open("runs", row_prefix(fold) + key, found[0][0]) if found else None
 
     async def rows(
         self, fold: str, prefix: bytes, *, before: bytes | None = None, limit: int = 1000
@@ -294,7 +368,7 @@ class PostgresStore:
             ORDER BY key DESC LIMIT $5
         """
         found = await self._connections.read("reading projections", query, fold, prefix, _after(prefix), before, limit)
-        return [(key, _IN_CLEAR.open("runs", key, value)) for key, value in found]
+        return [(key, self.cipher.open("runs", row_prefix(fold) + key, value)) for key, value in found]
 
     def projections_of(self, partition: int) -> "PartitionProjections":
         """The same rows, written for one partition of several: with a cursor of its own, and only by its owner."""
@@ -324,11 +398,7 @@ class PostgresStore:
 
     def scanner(self) -> RowScanner:
         """Plain iterators over everything, for offline verification."""
-        return RowScanner(PostgresRows(Session(self._options).read), _IN_CLEAR)
-
-
-def _slice(raw: bytes, workflow_id: int, first_seq: int) -> list[Sealed]:
-    return receipt_rows.decode(raw, run_key(workflow_id, first_seq), workflow_id, _IN_CLEAR)
+        return RowScanner(PostgresRows(Session(self._options).read), self.cipher)
 
 
 def _after(prefix: bytes) -> bytes | None:

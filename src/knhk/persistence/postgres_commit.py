@@ -13,8 +13,11 @@ from typing import Any, Final
 
 import msgspec
 
-from knhk.persistence.cipher import in_clear
+from knhk.persistence import receipt_rows
+from knhk.persistence.cipher import Sealer, in_clear
 from knhk.persistence.codec import PayloadCodec
+from knhk.persistence.erasing import seal_payloads
+from knhk.persistence.rocksdb_keys import DESCRIPTOR, run_key
 from knhk.ports.append import Commit
 
 LARGEST_MESSAGE_BYTES: Final = 64 << 20
@@ -84,10 +87,10 @@ class Appending(msgspec.Struct, frozen=True):
     ahead: list[Rows]
 
 
-def appending(commit: Commit, codec: PayloadCodec) -> Appending:
-    """The statement of a commit and what is given to it."""
+def appending(commit: Commit, codec: PayloadCodec, sealer: Sealer | None = None) -> Appending:
+    """The statement of a commit and what is given to it; its rows are encrypted if there is a sealer."""
     encode = _ENCODER.encode
-    payloads = _payload_rows(commit, codec)
+    payloads = _payload_rows(commit, codec, sealer)
     ahead: list[Rows] = []
     if sum(map(len, payloads[2])) > LARGEST_MESSAGE_BYTES:
         ahead, payloads = list(_pages(payloads)), ([], [], [])
@@ -102,25 +105,33 @@ def appending(commit: Commit, codec: PayloadCodec) -> Appending:
         encode(commit.signed),
         [part.workflow_id for part in slices],
         [part.first_seq for part in slices],
-        [encode(part.receipts) for part in slices],
+        [encode(part.receipts) for part in slices] if sealer is None else _sealed_receipts(commit, sealer),
         *payloads,
         [run for run in commit.live if run not in gone],
         commit.not_live,
         [digest for digest, _ in commit.descriptors],
-        [in_clear(text) for _, text in commit.descriptors],
+        [
+            in_clear(text) if sealer is None else sealer.seal("index", DESCRIPTOR + digest, text)
+            for digest, text in commit.descriptors
+        ],
     )
     if not (commit.claims or commit.timers_set or commit.timers_cleared or commit.erased):
         return Appending(_WITHOUT_MARKS, given, ahead)
     return Appending(_WITH_MARKS, (*given, *_marks(commit)), ahead)
 
 
-def _payload_rows(commit: Commit, codec: PayloadCodec) -> Rows:
+def _sealed_receipts(commit: Commit, sealer: Sealer) -> list[bytes]:
+    return [
+        receipt_rows.encode(part.receipts, run_key(part.workflow_id, part.first_seq), sealer) for part in commit.slices
+    ]
+
+
+def _payload_rows(commit: Commit, codec: PayloadCodec, sealer: Sealer | None) -> Rows:
     kept = [part for part in commit.slices if part.payloads]
-    return (
-        [part.workflow_id for part in kept],
-        [part.first_seq for part in kept],
-        [codec.encode(part.payloads) for part in kept],
-    )
+    rows = [codec.encode(part.payloads) for part in kept]
+    if sealer is not None:
+        rows = [seal_payloads(commit, part, row, sealer) for part, row in zip(kept, rows, strict=True)]
+    return [part.workflow_id for part in kept], [part.first_seq for part in kept], rows
 
 
 def _pages(rows: Rows) -> Iterator[Rows]:

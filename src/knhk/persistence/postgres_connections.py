@@ -5,7 +5,7 @@ behind. Reads are tried a second time on a new connection if theirs turns out to
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, Literal, TypeAlias
 
@@ -16,6 +16,7 @@ from knhk.domain.errors import InvalidConfiguration, KnhkError, StorageUnavailab
 from knhk.persistence import postgres_schema
 from knhk.persistence.postgres_errors import CONNECTION_LOST, FAILURES, translated
 from knhk.persistence.postgres_options import PostgresOptions
+from knhk.persistence.rocksdb_keys import RING_KEY
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 Target = Literal["any", "primary", "read-write"]
@@ -23,6 +24,7 @@ Target = Literal["any", "primary", "read-write"]
 CONNECT_LIMIT_S: Final = 5.0
 _IDLE_IN_TRANSACTION: Final = "10s"
 _MANY_QUERIES: Final = 1_000_000_000
+_RING: Final = "SELECT value FROM meta WHERE key = $1"
 _SET_UP: Final = """
 SELECT set_config('search_path', $1, false),
        set_config('idle_in_transaction_session_timeout', $2, false),
@@ -39,9 +41,12 @@ class Connections:
     `read_only` there is one pool, and a standby will do.
     """
 
-    def __init__(self, options: PostgresOptions, *, read_only: bool = False) -> None:
+    def __init__(
+        self, options: PostgresOptions, *, read_only: bool = False, check: Callable[[bytes | None], None] | None = None
+    ) -> None:
+        """`check` is given what the store remembers of its key ring, when it is opened, and may refuse it."""
         self.options = options
-        self._read_only = read_only
+        self._read_only, self._check = read_only, check
         self._readers: asyncpg.Pool[asyncpg.Record] | None = None
         self._writers: asyncpg.Pool[asyncpg.Record] | None = None
         self._opening = asyncio.Lock()
@@ -64,6 +69,12 @@ class Connections:
         """The first row of a statement that changes something."""
         async with self._connection(doing, writing=True) as connection:
             return await connection.fetchrow(query, *given)
+
+    @asynccontextmanager
+    async def reading(self, doing: str) -> AsyncIterator[Connection]:
+        """A connection for several queries."""
+        async with self._connection(doing) as connection:
+            yield connection
 
     @asynccontextmanager
     async def writing(self, doing: str) -> AsyncIterator[Connection]:
@@ -152,6 +163,8 @@ class Connections:
                     await postgres_schema.check(connection, self.options.schema)
                 else:
                     await postgres_schema.migrate(connection, self.options.schema)
+                if self._check is not None:
+                    self._check(await connection.fetchval(_RING, RING_KEY))
             finally:
                 connection.terminate()
         except FAILURES as error:

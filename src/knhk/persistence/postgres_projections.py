@@ -7,8 +7,9 @@ partition 0 that of the fold's name, as if there were no other, the others `<fol
 from typing import Final, Protocol
 
 from knhk.domain.errors import Fenced
-from knhk.persistence.cipher import in_clear
+from knhk.persistence.cipher import Cipher, in_clear
 from knhk.persistence.postgres_connections import Connections
+from knhk.persistence.rocksdb_keys import row_prefix
 from knhk.ports.storage import Projections
 
 _STORE: Final = """
@@ -28,8 +29,23 @@ SELECT set_config('synchronous_commit', 'off', true), (SELECT count(*) FROM owne
 """
 
 
+def sealed(fold: str, rows: dict[bytes, bytes | None], cipher: Cipher) -> dict[bytes, bytes]:
+    """The rows that are to be set, as they are stored."""
+    sealer, prefix = cipher.sealer(), row_prefix(fold)
+    return {
+        key: in_clear(value) if sealer is None or not value else sealer.seal("runs", prefix + key, value)
+        for key, value in rows.items()
+        if value is not None
+    }
+
+
 class Owning(Projections, Protocol):
     """The store of this process."""
+
+    @property
+    def cipher(self) -> Cipher:
+        """What encrypts its rows."""
+        ...
 
     def epoch_of(self, partition: int) -> int:
         """The epoch in which this process owns a partition."""
@@ -46,7 +62,7 @@ class PartitionProjections:
         return await self._store.cursor(self._name(fold))
 
     async def store(self, fold: str, rows: dict[bytes, bytes | None], cursor: int) -> None:
-        kept = {key: in_clear(value) for key, value in rows.items() if value is not None}
+        kept = sealed(fold, rows, self._store.cipher)
         gone = [key for key, value in rows.items() if value is None]
         epoch = self._store.epoch_of(self._partition)
         given = (fold, self._name(fold), list(kept), list(kept.values()), gone, cursor, self._partition, epoch)

@@ -77,8 +77,12 @@ def statements(changes: Changes) -> Iterator[Statement]:
     for family, keys in families.items():
         for prefix, table, of_table in _by_table(family, keys):
             rows = [(key[len(prefix) :], changes.rows[family, key]) for key in sorted(of_table)]
+            olds = {key[len(prefix) :]: changes.replaced.get((family, key)) for key in of_table}
             gone = [key for key, row in rows if row is None]
-            kept = [(key, row) for key, row in rows if row is not None]
+            kept = [(key, row) for key, row in rows if row is not None and olds[key] is None]
+            replaced = [(key, old, row) for key, row in rows if row is not None and (old := olds[key]) is not None]
+            if replaced:
+                yield table.replace(replaced)
             if gone:
                 yield table.delete(gone)
             if kept:

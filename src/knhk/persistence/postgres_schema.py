@@ -27,6 +27,11 @@ async def check(connection: "asyncpg.Connection[asyncpg.Record]", schema: str) -
     if found is None:
         raise InvalidConfiguration(f"there is no KNHK store in schema {schema!r} of this database")
     _refuse_newer(found, schema)
+    if found < HEAD:
+        raise InvalidConfiguration(
+            f"schema {schema!r} has version {found}, and this KNHK reads {HEAD}",
+            hint="Start the server once, or `knhk init`: either brings it to this version's form.",
+        )
 
 
 async def migrate(connection: "asyncpg.Connection[asyncpg.Record]", schema: str) -> None:

@@ -38,6 +38,10 @@ class Table(Protocol):
         """The statement that sets rows, which are one at least and of different keys."""
         ...
 
+    def replace(self, rows: Sequence[tuple[bytes, bytes, bytes]]) -> Statement:
+        """The statement that sets rows (key, old, new) which are still what they were."""
+        ...
+
     def delete(self, keys: Sequence[bytes]) -> Statement: ...
 
 
@@ -54,8 +58,8 @@ class Numbered:
 
     def get(self, read: Read, keys: Sequence[bytes]) -> list[bytes | None]:
         query = f"""
-            SELECT k.number{f", {self.name}.{self._value}" if self._value else ""}
-            FROM unnest({self._arrays}) WITH ORDINALITY AS k({self._list}, number) JOIN {self.name} ON {self._same}
+            SELECT k.number{self._row} FROM unnest({self._arrays}) WITH ORDINALITY AS k({self._list}, number),
+            LATERAL (SELECT {self._value or "true"} FROM {self.name} WHERE {self._same} OFFSET 0) AS stored
         """
         found = {one[0]: one[1] if self._value else b"" for one in read(query, *self._numbers(keys))}
         return [found.get(number) for number in range(1, len(keys) + 1)]
@@ -92,6 +96,16 @@ class Numbered:
             ON CONFLICT ({self._list}) DO UPDATE SET {self._value} = excluded.{self._value}
         """
         return query, (*arrays, [row for _, row in rows])
+
+    def replace(self, rows: Sequence[tuple[bytes, bytes, bytes]]) -> Statement:
+        arrays = self._numbers([key for key, _, _ in rows])
+        count, value = len(arrays), self._value
+        query = f"""
+            UPDATE {self.name} SET {value} = k.new
+            FROM unnest({self._arrays}, ${count + 1}::bytea[], ${count + 2}::bytea[]) AS k({self._list}, old, new)
+            WHERE {self._same} AND {self.name}.{value} = k.old
+        """
+        return query, (*arrays, [old for _, old, _ in rows], [row for _, _, row in rows])
 
     def delete(self, keys: Sequence[bytes]) -> Statement:
         query = f"DELETE FROM {self.name} USING unnest({self._arrays}) AS k({self._list}) WHERE {self._same}"
@@ -163,6 +177,15 @@ class Named:
         """
         return query, (*self._given.values(), *arrays)
 
+    def replace(self, rows: Sequence[tuple[bytes, bytes, bytes]]) -> Statement:
+        (value,) = self._columns
+        unnest = ", ".join(f"${at}::bytea[]" for at in range(self._next, self._next + 3))
+        query = f"""
+            UPDATE {self.name} SET {value} = k.new FROM unnest({unnest}) AS k(key, old, new)
+            WHERE {self.name}.{self._key} = k.key AND {self.name}.{value} = k.old{self._where}
+        """
+        return query, (*self._given.values(), *map(list, zip(*rows, strict=True)))
+
     def delete(self, keys: Sequence[bytes]) -> Statement:
         query = f"DELETE FROM {self.name} WHERE {self._key} = ANY(${self._next}::bytea[]){self._where}"
         return query, (*self._given.values(), list(keys))
@@ -209,6 +232,9 @@ class Small:
             DO UPDATE SET {", ".join(f"{column} = excluded.{column}" for column in self._columns)}
         """
         return query, ([self._primary_of(key) for key, _ in rows], *arrays)
+
+    def replace(self, rows: Sequence[tuple[bytes, bytes, bytes]]) -> Statement:
+        return self.put([(key, row) for key, _, row in rows])  # nobody else writes these
 
     def delete(self, keys: Sequence[bytes]) -> Statement:
         query = f"DELETE FROM {self.name} WHERE {self._primary} = ANY($1::{self._kind}[])"

@@ -12,7 +12,8 @@ from typing import Final
 
 import msgspec
 
-from knhk.domain.errors import JournalCorrupt
+from knhk.domain.errors import EncryptionKeyUnavailable, JournalCorrupt, KnhkError, WorkflowPruned
+from knhk.domain.identifier import to_text
 from knhk.domain.receipt import LOCKED, Sealed
 from knhk.persistence.cipher import Cipher, Sealer
 
@@ -74,6 +75,17 @@ def decode(row: bytes, key: bytes, workflow_id: int, cipher: Cipher) -> list[Sea
     if len(bodies) != len(hashes):
         raise JournalCorrupt(f"receipts of wf-{workflow_id}: {len(hashes)} hashes and {len(bodies)} bodies")
     return [Sealed(*pair) for pair in zip(hashes, bodies, strict=True)]
+
+
+def without_bodies(workflow_id: int, first: Sealed) -> KnhkError:
+    """Why the receipts of a run cannot be given, although they are there."""
+    if first.pruned_by is not None:
+        return WorkflowPruned(
+            f"{to_text(workflow_id)} was pruned: the hashes of its receipts are kept, and nothing else"
+        )
+    return EncryptionKeyUnavailable(
+        f"the receipts of {to_text(workflow_id)} are encrypted, and their key was not given"
+    )
 
 
 def _prefix(kind: bytes, hashes: list[bytes]) -> bytes:

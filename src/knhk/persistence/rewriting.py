@@ -2,22 +2,20 @@
 
     meta 'rewriting'    msgpack Progress, written in one batch with the rows of each page
 
-A page is read and written within one turn of the event loop, so that nobody changes a row in between. Rows are only
-ever replaced by the same row under another key: dying between two pages loses nothing, and a page that is done twice
-is the same.
+A row is only replaced if it is still the one that was read, and only by the same row under another key: dying between
+two pages loses nothing, and a page that is done twice is the same.
 """
 
 from typing import Final
 
 import msgspec
-from rocksdict import WriteBatch
 
 from knhk.domain.errors import Corrupt, DataErased, EncryptionKeyUnavailable
 from knhk.domain.event import Submitted
 from knhk.persistence import receipt_rows
 from knhk.persistence.cipher import MARK, Cipher, Sealer, generation_of, is_sealed, run_path
-from knhk.persistence.rocksdb_database import Database
 from knhk.persistence.rocksdb_keys import DESCRIPTOR, REWRITING_KEY, ROW, RUN, run_key
+from knhk.persistence.rows import Changes, Rows
 
 FAMILIES: Final = ("receipts", "payloads", "index", "runs")
 """Those that have encrypted rows, in the order in which they are rewritten."""
@@ -50,29 +48,29 @@ class Page(msgspec.Struct):
 _PROGRESS: Final = msgspec.msgpack.Decoder(Progress)
 
 
-def progress_of(database: Database) -> Progress:
+def progress_of(rows: Rows) -> Progress:
     """How far it is."""
-    raw = database.get("meta", REWRITING_KEY)
+    raw = rows.get("meta", REWRITING_KEY)
     return Progress() if raw is None else _PROGRESS.decode(raw)
 
 
-def keep_progress(database: Database, batch: WriteBatch, progress: Progress) -> None:
+def keep_progress(changes: Changes, progress: Progress) -> None:
     """Write the progress together with what it tells of."""
-    batch.put(REWRITING_KEY, msgspec.msgpack.encode(progress), database.handles["meta"])
+    changes.put("meta", REWRITING_KEY, msgspec.msgpack.encode(progress))
 
 
-def rewrite_page(database: Database, cipher: Cipher, batch: WriteBatch, most_bytes: int, now_ns: int) -> Page:
-    """Put the next rows into the batch, as they are to be, and the progress with them."""
+def rewrite_page(rows: Rows, cipher: Cipher, changes: Changes, most_bytes: int, now_ns: int) -> Page:
+    """Change the next rows into what they are to be, and note the progress with them."""
     keys, sealer = cipher.keys, cipher.sealer()
     assert keys is not None
     assert sealer is not None
-    progress = progress_of(database)
+    progress = progress_of(rows)
     if progress.generation != keys.active:
         progress = Progress(keys.active, started_at_ns=now_ns)
-    read, rewriter = 0, _Rewriter(database, cipher, sealer)
+    read, rewriter = 0, _Rewriter(rows, cipher, sealer)
     prefix = _PREFIX[progress.family]
     start = progress.after + b"\x00" if progress.after else prefix
-    for key, row in database.scan(progress.family, start, None):
+    for key, row in rows.scan(progress.family, start, None):
         if not key.startswith(prefix):
             break
         read += len(key) + len(row)
@@ -86,17 +84,17 @@ def rewrite_page(database: Database, cipher: Cipher, batch: WriteBatch, most_byt
         except (Corrupt, EncryptionKeyUnavailable, msgspec.DecodeError):
             progress.damaged += 1
             continue
-        batch.put(key, changed, database.handles[progress.family])
+        changes.replace(progress.family, key, row, changed)
         progress.rewritten += 1
         if read >= most_bytes:
-            keep_progress(database, batch, progress)
+            keep_progress(changes, progress)
             return Page(read, progress)
     following = FAMILIES.index(progress.family) + 1
     if following < len(FAMILIES):
         progress.family, progress.after = FAMILIES[following], b""
     else:
         progress.ended_at_ns = now_ns
-    keep_progress(database, batch, progress)
+    keep_progress(changes, progress)
     return Page(read, progress)
 
 
@@ -111,8 +109,8 @@ def _is_current(family: str, row: bytes, generation: int) -> bool:
 class _Rewriter:
     """Opens rows and seals them again."""
 
-    def __init__(self, database: Database, cipher: Cipher, sealer: Sealer) -> None:
-        self._database, self._cipher, self._sealer = database, cipher, sealer
+    def __init__(self, rows: Rows, cipher: Cipher, sealer: Sealer) -> None:
+        self._rows, self._cipher, self._sealer = rows, cipher, sealer
         self._departments: dict[int, str] = {}
 
     def row(self, family: str, key: bytes, row: bytes) -> bytes:
@@ -137,13 +135,13 @@ class _Rewriter:
         """As the run's first receipt tells it: rows in clear do not say whose they are."""
         if workflow_id not in self._departments:
             key = run_key(workflow_id, 0)
-            row = self._database.get("receipts", key)
+            row = self._rows.get("receipts", key)
             first = receipt_rows.decode(row, key, workflow_id, self._cipher)[0].receipt() if row else None
             detail = None if first is None else first.typed_detail()
             self._departments[workflow_id] = detail.department if isinstance(detail, Submitted) else ""
         return self._departments[workflow_id]
 
 
-def estimated_rows(database: Database) -> int:
+def estimated_rows(rows: Rows) -> int:
     """About how many rows there are to look at."""
-    return sum(database.estimated_rows(family) for family in FAMILIES)
+    return sum(rows.estimated_rows(family) for family in FAMILIES)

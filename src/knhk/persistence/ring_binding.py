@@ -1,4 +1,4 @@
-"""A data directory remembers its key ring, so that a lost, foreign or outdated one is refused and never replaced.
+"""A store remembers its key ring, so that a lost, foreign or outdated one is refused and never replaced.
 
 meta 'ring'     ring id 16 | newest generation that was used 4
 """
@@ -22,9 +22,11 @@ _LOST: Final = (
 )
 
 
-def check_ring(database: Database, path: Path, keys: DataKeys | None, *, must_have: bool) -> None:
-    """Raise EncryptionKeyUnavailable if the data need another ring than the one given, or one at all."""
-    stored = database.get("meta", RING_KEY)
+def check_ring(stored: bytes | None, path: Path | str, keys: DataKeys | None, *, must_have: bool) -> None:
+    """Raise EncryptionKeyUnavailable if the data need another ring than the one given, or one at all.
+
+    `stored` is what the store remembers, under RING_KEY in `meta`; `path` is where it is, for people.
+    """
     if stored is None:
         return
     if keys is None:
@@ -45,9 +47,14 @@ def check_ring(database: Database, path: Path, keys: DataKeys | None, *, must_ha
         )
 
 
+def ring_row(keys: DataKeys) -> bytes:
+    """What a store remembers of its ring."""
+    return keys.ring_id + keys.active.to_bytes(4)
+
+
 def note_ring(database: Database, keys: DataKeys) -> None:
     """Remember the ring and its newest generation, durably, before the first row that needs them."""
-    wanted = keys.ring_id + keys.active.to_bytes(4)
+    wanted = ring_row(keys)
     if database.get("meta", RING_KEY) != wanted:
         batch = WriteBatch(raw_mode=True)
         batch.put(RING_KEY, wanted, database.handles["meta"])

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 from rocksdict import WriteBatch
@@ -19,20 +19,18 @@ from rocksdict import WriteBatch
 from knhk.domain.errors import (
     Conflict,
     DataDirectoryInUse,
-    EncryptionKeyUnavailable,
     JournalCorrupt,
     KnhkError,
     StorageUnavailable,
-    WorkflowPruned,
 )
 from knhk.domain.histogram import Histogram
-from knhk.domain.identifier import to_text
 from knhk.domain.receipt import Sealed, SignedBlock
 from knhk.persistence import codec, receipt_rows
 from knhk.persistence.block_rows import decode_signed_block
-from knhk.persistence.cipher import Cipher, run_path
+from knhk.persistence.cipher import Cipher
 from knhk.persistence.codec import PayloadCodec
-from knhk.persistence.commit_batch import batch_of, keys_of_erased
+from knhk.persistence.commit_batch import batch_of
+from knhk.persistence.erasing import keys_of_erased, settle
 from knhk.persistence.fencing import Tip, refuse_unless_next
 from knhk.persistence.head_witness import HeadWitness
 from knhk.persistence.ring_binding import check_ring, note_ring
@@ -46,6 +44,7 @@ from knhk.persistence.rocksdb_keys import (
     MAX_SEQ,
     NUMBER,
     PARTITION,
+    RING_KEY,
     RUN,
     RUN_PREFIX,
     TIMER,
@@ -58,6 +57,7 @@ from knhk.persistence.rocksdb_opening import open_database
 from knhk.persistence.rocksdb_options import StoreOptions
 from knhk.persistence.rocksdb_rows import ProjectionRows
 from knhk.persistence.row_scan import RowScanner
+from knhk.persistence.rows import Changes, Found, Rows
 from knhk.persistence.stored_blocks import StoredRows
 from knhk.persistence.wal_writer import WalWriter
 from knhk.ports.append import Commit, Ownership
@@ -65,7 +65,6 @@ from knhk.ports.environment import PublicKey
 from knhk.ports.journal import Claim
 from knhk.ports.keys import RunPath
 
-Found = TypeVar("Found")
 STALL_PAUSE_S: Final = 0.002
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _CLAIM: Final = msgspec.msgpack.Decoder(Claim)
@@ -92,8 +91,7 @@ class RocksDbStore(ProjectionRows):
         self._counters = counters
         self._codec = PayloadCodec(False)
         self.cipher = Cipher()
-        self.recent_descriptors: set[bytes] | None = None
-        """While a set is here, it gets the descriptors of every commit: whoever looks for unused ones needs to know."""
+        self._recent_descriptors: set[bytes] | None = None
         self._read_only = True
         self._attach(database, heads)
 
@@ -118,9 +116,9 @@ class RocksDbStore(ProjectionRows):
         store._read_only = read_only
         store.cipher = cipher or store.cipher
         try:
-            check_ring(database, path, store.cipher.keys, must_have=not read_only)
+            check_ring(database.get("meta", RING_KEY), path, store.cipher.keys, must_have=not read_only)
             if store.cipher.encrypting:
-                store.note_ring()
+                store._note_ring()
         except BaseException:
             database.close()
             raise
@@ -128,8 +126,11 @@ class RocksDbStore(ProjectionRows):
             store._start_writing(heads)
         return store
 
-    def note_ring(self) -> None:
+    async def note_ring(self) -> None:
         """Remember in the directory which key ring encrypts it, before the first row that a generation encrypts."""
+        self._note_ring()
+
+    def _note_ring(self) -> None:
         if self.cipher.keys is not None:
             note_ring(self._database, self.cipher.keys)
 
@@ -183,8 +184,8 @@ class RocksDbStore(ProjectionRows):
             {claim.key_digest for claim in commit.claims},
         )
         self._unsynced.append(added)
-        if self.recent_descriptors is not None:
-            self.recent_descriptors.update(digest for digest, _ in commit.descriptors)
+        if self._recent_descriptors is not None:
+            self._recent_descriptors.update(digest for digest, _ in commit.descriptors)
         await self._synced(added)
         if doomed and self.cipher.keys is not None:  # before anybody is told that it is erased
             self.cipher.keys.settle_erasure(doomed, destroy=True)
@@ -197,15 +198,10 @@ class RocksDbStore(ProjectionRows):
         self.cipher.keys.intend_erasure(doomed)
         return doomed
 
-    def settle_erasures(self) -> None:
+    async def settle_erasures(self) -> None:
         """Destroy the keys whose erasure was committed before a crash; drop the notes of those that were not."""
-        keys = self.cipher.keys
-        if keys is None or not keys.pending_erasures:
-            return
-        for path in keys.pending_erasures:
-            start, end = run_key(path.workflow_id, 0), run_key(path.workflow_id, MAX_SEQ) + b"\x00"
-            rows = self._database.scan("payloads", start, end)
-            keys.settle_erasure([path], destroy=not any(run_path(row, path.workflow_id) for _, row in rows))
+        if self.cipher.keys is not None:
+            settle(self.cipher.keys, self._database)
 
     async def _write(self, batch: Callable[[], WriteBatch]) -> None:
         """Write, and while RocksDB cannot keep up with its memtables, wait and write again."""
@@ -275,7 +271,7 @@ class RocksDbStore(ProjectionRows):
             raise StorageUnavailable(f"{self._path} is open for reading only")
         self._failure = self._failure or StorageUnavailable(f"{self._path} is being reopened")
         await asyncio.get_running_loop().run_in_executor(None, self._reopen)
-        self.settle_erasures()  # else a commit that erased could be acknowledged before its keys are destroyed
+        await self.settle_erasures()  # else a commit that erased could be acknowledged before its keys are destroyed
 
     def _reopen(self) -> None:
         self._release()
@@ -348,7 +344,7 @@ class RocksDbStore(ProjectionRows):
                 skipped = max(0, from_seq - RUN.unpack(key)[2])
             found += receipt_rows.decode(value, key, workflow_id, self.cipher)
         if found and not found[0].has_body:
-            raise _without_bodies(workflow_id, found[0])
+            raise receipt_rows.without_bodies(workflow_id, found[0])
         return found[skipped:] if skipped else found
 
     async def payload(self, workflow_id: int, seq: int, slot: int) -> bytes | None:
@@ -393,15 +389,20 @@ class RocksDbStore(ProjectionRows):
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(None, write_checkpoint, self._database, target, heads, self._options)
 
-    async def change(self, build: Callable[[Database, WriteBatch], None], *, durable: bool = False) -> None:
+    async def change(self, build: Callable[[Rows, Changes], None], *, durable: bool = False) -> None:
         """Care of the store itself: write what `build` makes of what is there now, all of it or nothing.
 
         `build` runs in one turn of the event loop with the write, so that nothing changes in between.
         """
 
         def batch() -> WriteBatch:
-            made = WriteBatch(raw_mode=True)
-            build(self._database, made)
+            made, changes = WriteBatch(raw_mode=True), Changes()
+            build(self._database, changes)
+            for (family, key), row in changes.rows.items():
+                if row is None:
+                    made.delete(key, self._database.handles[family])
+                else:
+                    made.put(key, row, self._database.handles[family])
             return made
 
         self._require_writer()
@@ -413,9 +414,15 @@ class RocksDbStore(ProjectionRows):
         """Write the rows of column families anew, so that what was replaced or deleted leaves the disk."""
         await asyncio.get_running_loop().run_in_executor(None, self._database.compact, families)
 
-    def look(self, read: Callable[[Database], Found]) -> Found:
-        """What a function reads in the database."""
+    async def look(self, read: Callable[[Rows], Found]) -> Found:
         return read(self._database)
+
+    def watch_descriptors(self) -> set[bytes] | None:
+        self._recent_descriptors = set()
+        return self._recent_descriptors
+
+    def forget_descriptors(self) -> None:
+        self._recent_descriptors = None
 
     def free_bytes(self) -> int:
         try:
@@ -448,17 +455,6 @@ class RocksDbStore(ProjectionRows):
     def scanner(self) -> RowScanner:
         """Plain iterators over everything, for offline verification; close the store only when they are done."""
         return RowScanner(self._database, self.cipher)
-
-
-def _without_bodies(workflow_id: int, first: Sealed) -> KnhkError:
-    """Why the receipts of a run cannot be given, although they are there."""
-    if first.pruned_by is not None:
-        return WorkflowPruned(
-            f"{to_text(workflow_id)} was pruned: the hashes of its receipts are kept, and nothing else"
-        )
-    return EncryptionKeyUnavailable(
-        f"the receipts of {to_text(workflow_id)} are encrypted, and their key was not given"
-    )
 
 
 def _resolve(future: "asyncio.Future[None]") -> None:

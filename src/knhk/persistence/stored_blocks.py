@@ -18,8 +18,8 @@ from knhk.persistence import receipt_rows
 from knhk.persistence.block_rows import decode_signed_block
 from knhk.persistence.cipher import Cipher
 from knhk.persistence.prune_records import PRUNED as PRUNED_RECORD
-from knhk.persistence.rocksdb_database import Database
 from knhk.persistence.rocksdb_keys import CLAIM, DESCRIPTOR, RING_KEY, after, block_key, run_key
+from knhk.persistence.rows import Rows
 from knhk.ports.journal import record_key
 
 _OF_RECORDS: Final = frozenset(family_of(KIND_OF[detail]) for detail in get_args(RecordDetail))
@@ -62,40 +62,40 @@ _KIND: Final = msgspec.msgpack.Decoder(_Kind)
 _RECEIPT: Final = msgspec.msgpack.Decoder(Receipt)
 
 
-def read_block(database: Database, cipher: Cipher, partition: int, height: int, shipped: set[bytes]) -> BlockRows:
+def read_block(rows: Rows, cipher: Cipher, partition: int, height: int, shipped: set[bytes]) -> BlockRows:
     """A block of the journal. Descriptors whose digest is in `shipped` are left out; the others are added to it.
 
     Raises JournalCorrupt if a row that must be there is not, and what reading the store raises.
     """
-    raw = database.get("blocks", block_key(partition, height))
+    raw = rows.get("blocks", block_key(partition, height))
     if raw is None:
         raise JournalCorrupt(f"block {height} of partition {partition} is gone")
     signed = decode_signed_block(raw, partition, height)
     found = BlockRows(raw, [], [], [], [], [], [], [])
-    for part in signed.slices:
-        key = run_key(part.workflow_id, part.first_seq)
-        row = database.get("receipts", key)
+    keys = [run_key(part.workflow_id, part.first_seq) for part in signed.slices]
+    receipts, payloads = rows.get_many("receipts", keys), rows.get_many("payloads", keys)
+    for part, key, row, beside in zip(signed.slices, keys, receipts, payloads, strict=True):
         if row is None:
             raise JournalCorrupt(f"block {height} of partition {partition}: receipts of wf-{part.workflow_id} are gone")
         found.receipts.append(row)
-        found.payloads.append(database.get("payloads", key) or b"")
+        found.payloads.append(beside or b"")
         sealed = receipt_rows.decode(row, key, part.workflow_id, cipher)
-        _add_context(found, database, cipher, part, sealed, shipped)
+        _add_context(found, rows, cipher, part, sealed, shipped)
     return found
 
 
 class StoredRows:
     """Reads committed blocks of an open store, in any thread."""
 
-    def __init__(self, database: Database, cipher: Cipher) -> None:
-        self._database, self._cipher = database, cipher
+    def __init__(self, rows: Rows, cipher: Cipher) -> None:
+        self._rows, self._cipher = rows, cipher
 
     def blocks(self, partition: int, first: int, last: int, shipped: set[bytes], most_bytes: int) -> list[BlockRows]:
         """Consecutive blocks, as many as fit into about `most_bytes`, and one at least. Raises as `read_block` does."""
         found: list[BlockRows] = []
         size = 0
         for height in range(first, last + 1):
-            found.append(read_block(self._database, self._cipher, partition, height, shipped))
+            found.append(read_block(self._rows, self._cipher, partition, height, shipped))
             size += found[-1].size_bytes
             if size >= most_bytes:
                 break
@@ -105,15 +105,15 @@ class StoredRows:
         """The signed records of what was pruned, if a run in these blocks was: without them it would look lost."""
         if not any(receipt_rows.is_pruned(row) for block in blocks for row in block.receipts):
             return []
-        return list(self._database.scan("meta", PRUNED_RECORD, after(PRUNED_RECORD)))
+        return list(self._rows.scan("meta", PRUNED_RECORD, after(PRUNED_RECORD)))
 
     def keys(self) -> tuple[list[tuple[bytes, bytes]], bytes]:
         """The rows of public keys, and the one that names the key ring (empty: none)."""
-        return list(self._database.scan("keys", b"", None)), self._database.get("meta", RING_KEY) or b""
+        return list(self._rows.scan("keys", b"", None)), self._rows.get("meta", RING_KEY) or b""
 
 
 def _add_context(
-    found: BlockRows, database: Database, cipher: Cipher, part: Slice, sealed: Sequence[Sealed], shipped: set[bytes]
+    found: BlockRows, rows: Rows, cipher: Cipher, part: Slice, sealed: Sequence[Sealed], shipped: set[bytes]
 ) -> None:
     """What belongs to the receipts of a slice: marks, descriptors, claims."""
     live: bool | None = None
@@ -125,27 +125,27 @@ def _add_context(
         if kind == Kind.PAYLOAD_ERASED:
             found.erased.append(part.workflow_id)
         elif kind in TERMINAL:
-            live = _is_child(database, part.workflow_id, sealed[0] if part.first_seq == 0 else None, cipher)
+            live = _is_child(rows, part.workflow_id, sealed[0] if part.first_seq == 0 else None, cipher)
         elif kind == Kind.WORKFLOW_SETTLED:
             live = False
         elif family not in _OF_RECORDS:
             live = True
         if seq == 0 or family in _OF_RECORDS:
             receipt = _RECEIPT.decode(one.body)
-            _add_descriptor(found, database, receipt.descriptor_digest, shipped)
+            _add_descriptor(found, rows, receipt.descriptor_digest, shipped)
             if seq == 0 and (digest := _claimed(receipt, family)):
-                claim = database.get("index", CLAIM + digest)
+                claim = rows.get("index", CLAIM + digest)
                 if claim is not None:
                     found.claims.append(claim)
     if live is not None:
         (found.live if live else found.not_live).append(part.workflow_id)
 
 
-def _is_child(database: Database, workflow_id: int, first: Sealed | None, cipher: Cipher) -> bool:
+def _is_child(rows: Rows, workflow_id: int, first: Sealed | None, cipher: Cipher) -> bool:
     """Whether a run is a child: one that has ended is loaded until its parent has been told."""
     if first is None:
         key = run_key(workflow_id, 0)
-        row = database.get("receipts", key)
+        row = rows.get("receipts", key)
         first = None if row is None else receipt_rows.decode(row, key, workflow_id, cipher)[0]
     if first is None or not first.has_body:
         return False
@@ -153,10 +153,10 @@ def _is_child(database: Database, workflow_id: int, first: Sealed | None, cipher
     return isinstance(detail, Submitted) and bool(detail.child_of.workflow_id)
 
 
-def _add_descriptor(found: BlockRows, database: Database, digest: bytes, shipped: set[bytes]) -> None:
+def _add_descriptor(found: BlockRows, rows: Rows, digest: bytes, shipped: set[bytes]) -> None:
     if not digest or digest in shipped:
         return
-    row = database.get("index", DESCRIPTOR + digest)
+    row = rows.get("index", DESCRIPTOR + digest)
     if row is not None:
         shipped.add(digest)
         found.descriptors.append((digest, row))

@@ -22,10 +22,10 @@ from knhk.persistence.journal_check import check_descriptor
 from knhk.persistence.prune_records import PruneRecord, SignedRecord, digest_entry
 from knhk.persistence.pruning_check import objection_to
 from knhk.persistence.rocksdb_keys import DESCRIPTOR, RUN
+from knhk.persistence.rows import Row
 from knhk.persistence.scanner import ERASED_ROW, LOCKED_ROW
 from knhk.persistence.verification import Report, RunCheck, Trust
 from knhk.ports.environment import PublicKey
-from knhk.protection.pruning import Row
 
 MAGIC: Final = b"KNHKARC1"
 SUFFIX: Final = ".knhk-archive"

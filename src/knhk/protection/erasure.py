@@ -31,7 +31,9 @@ class Erasure:
 
     room = "persistence"
 
-    def __init__(self, engine: Engine, clock: Clock, ring: KeyRing | None, note_ring: Callable[[], None]) -> None:
+    def __init__(
+        self, engine: Engine, clock: Clock, ring: KeyRing | None, note_ring: Callable[[], Awaitable[None]]
+    ) -> None:
         """`ring` is that of data which are encrypted; `note_ring` tells the store of its newest generation."""
         self._engine, self._clock, self._ring, self._note_ring = engine, clock, ring, note_ring
         self.runs = engine.control
@@ -69,7 +71,7 @@ class Erasure:
             await self._erase(ended, actor, reason)
             return len(ended)
         begun = self._ring.begin_department_erasure(name, actor, reason, self._clock.now_ns())
-        self._note_ring()
+        await self._note_ring()
         ended, living = await self._runs(name, begun.at_ns // _MS)
         if living:  # then none of them was erased either: it had not been looked at before
             self._ring.end_department_erasure(begun, destroy=False)
@@ -97,7 +99,7 @@ class Erasure:
 
     async def _projected(self) -> None:
         height = self._engine.committer.height
-        while self._engine.projector.cursor < height and self._engine.projector.failed is None:
+        while self._engine.projector.written < height and self._engine.projector.failed is None:
             await self._clock.sleep(_LOOK_S)
 
     async def _erase(self, runs: list[int], actor: str, reason: str) -> None:

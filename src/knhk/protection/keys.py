@@ -7,7 +7,7 @@ from typing import Any
 from knhk.domain.errors import IllegalTransition
 from knhk.domain.times import rfc3339
 from knhk.persistence.blob_area import BlobArea
-from knhk.persistence.rocksdb import RocksDbStore
+from knhk.persistence.rows import RowStore
 from knhk.ports.environment import Clock
 from knhk.ports.keys import KeyWrapper
 from knhk.protection.reencryption import Reencryption
@@ -23,7 +23,7 @@ class KeyManagement:
     def __init__(
         self,
         ring: KeyRing,
-        store: RocksDbStore,
+        store: RowStore,
         reencryption: Reencryption,
         clock: Clock,
         renewal: Renewal,
@@ -34,7 +34,7 @@ class KeyManagement:
         self._renewal = renewal
         self._turn = asyncio.Lock()
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """The ring without its secrets, and how far re-encryption is."""
         ring = self._ring
         return {
@@ -51,14 +51,14 @@ class KeyManagement:
                 for number, created_at_ns, nodes in ring.generations
             ],
             "erasures_pending": len(ring.pending_erasures) + len(ring.department_erasures),
-            "reencryption": self._reencryption.status(),
+            "reencryption": await self._reencryption.status(),
         }
 
-    def rotate_data_keys(self) -> int:
+    async def rotate_data_keys(self) -> int:
         """Encrypt new rows with new keys from now on, and old rows in the background; the new generation's number."""
         ring = self._require()
         number = ring.add_generation(self._clock.now_ns())
-        self._store.note_ring()
+        await self._store.note_ring()
         self._reencryption.wake()
         return number
 

@@ -2,19 +2,18 @@
 
 A page of runs goes in one durable batch: receipts become hashes, payloads, lists and idempotency keys go. Dying before
 it leaves everything, after it nothing; there is no state in between. Only a run that has ended, is marked neither live
-nor waiting, verifies, and is at rest in the engine at the very moment of the batch is taken.
+nor waiting, verifies, and is at rest in the engine, and kept so until the batch is written, is taken.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from itertools import islice
 from typing import Final
 
 import msgspec
-from rocksdict import WriteBatch
 
 from knhk.domain import event as ev
-from knhk.domain import summary as rows
+from knhk.domain import summary as summaries
 from knhk.domain.errors import Corrupt, EncryptionKeyUnavailable
 from knhk.domain.identifier import at_ms, to_text
 from knhk.domain.receipt import Sealed, verify_chain
@@ -23,16 +22,13 @@ from knhk.engine.projector import FOLD, row_key, state_key
 from knhk.persistence import receipt_rows
 from knhk.persistence.cipher import Cipher
 from knhk.persistence.prune_records import digest_entry
-from knhk.persistence.rocksdb_database import Database
 from knhk.persistence.rocksdb_keys import CLAIM, DESCRIPTOR, MAX_SEQ, RUN, live_key, row_prefix, run_key
+from knhk.persistence.rows import Changes, Row, Rows
 from knhk.ports.journal import Claim
 
 ENDED: Final = frozenset({"completed", "failed", "cancelled", "timed_out"})
 _CLAIM: Final = msgspec.msgpack.Decoder(Claim)
 _MS: Final = 1_000_000
-
-Row = tuple[str, bytes, bytes]
-"""Column family, key, value."""
 
 
 class Prunable(msgspec.Struct, frozen=True):
@@ -66,13 +62,13 @@ class Found(msgspec.Struct):
 
 
 def find(
-    database: Database, cipher: Cipher, partition: int, after: bytes, cutoff_ns: int, most_rows: int, most_bytes: int
+    rows: Rows, cipher: Cipher, partition: int, after: bytes, cutoff_ns: int, most_rows: int, most_bytes: int
 ) -> Found:
     """The next runs that ended before the cutoff, oldest first. Rows of a run that does not verify are not touched."""
     prefix = row_prefix(FOLD)
     first = prefix + row_key(partition << 12)[:3]
     found = Found([], [], None)
-    scan = database.scan("runs", max(first, after), first + b"\xff" * 9)
+    scan = rows.scan("runs", max(first, after), first + b"\xff" * 9)
     for number, (key, value) in enumerate(scan):
         if number == most_rows or found.read_bytes >= most_bytes:
             found.after = key
@@ -81,10 +77,10 @@ def find(
         if at_ms(int.from_bytes(key[-8:])) * _MS >= cutoff_ns:
             return found  # younger ones follow
         try:
-            summary = rows.decode(cipher.open("runs", key, value))
+            summary = summaries.decode(cipher.open("runs", key, value))
             if summary.state not in ENDED or not 0 < summary.ended_at_ns < cutoff_ns:
                 continue
-            run = _prunable(database, cipher, summary)
+            run = _prunable(rows, cipher, summary)
         except (Corrupt, EncryptionKeyUnavailable, msgspec.DecodeError, KeyError) as error:
             found.unsound.append(f"{to_text(int.from_bytes(key[-8:]))}: {error}")
             continue
@@ -94,10 +90,10 @@ def find(
     return found
 
 
-def _prunable(database: Database, cipher: Cipher, summary: Summary) -> Prunable | None:
+def _prunable(rows: Rows, cipher: Cipher, summary: Summary) -> Prunable | None:
     run = summary.workflow_id
     start, end = run_key(run, 0), run_key(run, MAX_SEQ) + b"\x00"
-    stored: list[Row] = [("receipts", key, row) for key, row in database.scan("receipts", start, end)]
+    stored: list[Row] = [("receipts", key, row) for key, row in rows.scan("receipts", start, end)]
     if not stored or any(receipt_rows.is_pruned(row) for _, _, row in stored):
         return None
     receipts = [one for _, key, row in stored for one in receipt_rows.decode(row, key, run, cipher)]
@@ -107,17 +103,17 @@ def _prunable(database: Database, cipher: Cipher, summary: Summary) -> Prunable 
     detail = receipts[0].receipt().typed_detail()
     if not isinstance(detail, ev.Submitted):
         return None  # a record, not a run
-    stored += [("payloads", key, row) for key, row in database.scan("payloads", start, end)]
+    stored += [("payloads", key, row) for key, row in rows.scan("payloads", start, end)]
     key = CLAIM + sha256(detail.idempotency_key.encode()).digest() if detail.idempotency_key else b""
     return Prunable(summary, receipts, stored, key, {one.receipt().descriptor_digest for one in receipts})
 
 
-def still_prunable(database: Database, run: Prunable, is_at_rest: Callable[[int], bool]) -> bool:
-    """Whether nothing happened to the run since it was found, and nothing is about to."""
+def still_prunable(rows: Rows, run: Prunable) -> bool:
+    """Whether nothing happened to the run since it was found."""
     number = run.workflow_id
-    if not is_at_rest(number) or database.get("index", live_key(number)) is not None:
+    if rows.get("index", live_key(number)) is not None:
         return False
-    scan = database.scan("receipts", run_key(number, 0), run_key(number, MAX_SEQ) + b"\x00")
+    scan = rows.scan("receipts", run_key(number, 0), run_key(number, MAX_SEQ) + b"\x00")
     return [key for key, _ in scan] == [key for family, key, _ in run.stored if family == "receipts"]
 
 
@@ -126,28 +122,27 @@ def digest_of(runs: Sequence[Prunable]) -> bytes:
     return sha256(b"".join(digest_entry(run.workflow_id, run.receipts[-1].hash) for run in runs)).digest()
 
 
-def prune(database: Database, batch: WriteBatch, run: Prunable, record: int) -> int:
+def prune(rows: Rows, changes: Changes, run: Prunable, record: int) -> int:
     """Put hashes in the place of a run's receipts, and delete all else of it; the bytes that go."""
-    handles = database.handles
     gone = 0
     seq = 0
     for family, key, row in run.stored:
         if family == "payloads":
-            batch.delete(key, handles[family])
+            changes.delete(family, key)
             gone += len(key) + len(row)
             continue
         following = _first_seq_after(run, key)
         kept = receipt_rows.pruned(run.receipts[seq:following], record)
-        batch.put(key, kept, handles[family])
+        changes.put(family, key, kept)
         gone += len(row) - len(kept)
         seq = following
     prefix = row_prefix(FOLD)
     for name in (row_key(run.workflow_id), state_key(run.summary.state, run.workflow_id)):
-        batch.delete(prefix + name, handles["runs"])
+        changes.delete("runs", prefix + name)
     if run.claim_key:
-        claim = database.get("index", run.claim_key)
+        claim = rows.get("index", run.claim_key)
         if claim is not None and _CLAIM.decode(claim).workflow_id == run.workflow_id:
-            batch.delete(run.claim_key, handles["index"])
+            changes.delete("index", run.claim_key)
     return gone
 
 
@@ -157,12 +152,10 @@ def _first_seq_after(run: Prunable, key: bytes) -> int:
     return min(later, default=len(run.receipts))
 
 
-def descriptors_in_use(
-    database: Database, cipher: Cipher, after: bytes, most_rows: int
-) -> tuple[set[bytes], bytes | None]:
+def descriptors_in_use(rows: Rows, cipher: Cipher, after: bytes, most_rows: int) -> tuple[set[bytes], bytes | None]:
     """The descriptors that the next rows of receipts name, and where to go on (None: that was all)."""
     found: set[bytes] = set()
-    scan = iter(database.scan("receipts", after, None))
+    scan = iter(rows.scan("receipts", after, None))
     for key, row in islice(scan, most_rows):
         if not receipt_rows.is_pruned(row):
             found |= {
@@ -172,9 +165,9 @@ def descriptors_in_use(
     return found, None if following is None else following[0]
 
 
-def stored_descriptors(database: Database, digests: set[bytes]) -> Iterator[Row]:
+def stored_descriptors(rows: Rows, digests: set[bytes]) -> Iterator[Row]:
     """The rows of descriptors."""
     for digest in sorted(digests):
-        row = database.get("index", DESCRIPTOR + digest)
+        row = rows.get("index", DESCRIPTOR + digest)
         if row is not None:
             yield "index", DESCRIPTOR + digest, row

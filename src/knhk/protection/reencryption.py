@@ -16,7 +16,7 @@ from knhk.persistence.rewriting import (
     progress_of,
     rewrite_page,
 )
-from knhk.persistence.rocksdb import RocksDbStore
+from knhk.persistence.rows import Changes, Rows, RowStore
 from knhk.ports.environment import Clock
 
 _PAGE_BYTES: Final = 128 << 10
@@ -29,16 +29,18 @@ class Reencryption:
 
     room = "persistence"
 
-    def __init__(self, store: RocksDbStore, clock: Clock, *, bytes_per_s: int) -> None:
+    def __init__(self, store: RowStore, clock: Clock, *, bytes_per_s: int) -> None:
         self._store, self._clock, self._bytes_per_s = store, clock, bytes_per_s
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failure = ""
+        self._progress = Progress()
         self._log = get("knhk.protection")
 
     async def start(self) -> None:
         """Go on where the last process stopped."""
         if self._store.cipher.encrypting:
+            self._progress = await self._store.look(progress_of)
             self._news.set()
             self._task = asyncio.create_task(self._work(), name="reencryption")
 
@@ -52,7 +54,7 @@ class Reencryption:
         """Whether it goes on."""
         if self._failure:
             return f"{WARNING}re-encryption waits: {self._failure}"
-        damaged = self._store.look(progress_of).damaged if self._store.cipher.encrypting else 0
+        damaged = self._progress.damaged if self._store.cipher.encrypting else 0
         if damaged:
             return f"{WARNING}re-encryption found {damaged} row(s) that do not decrypt; see `knhk verify --full`"
         return _OK
@@ -64,12 +66,12 @@ class Reencryption:
     @property
     def complete(self) -> bool:
         """Whether nothing is left in clear or under an older generation."""
-        keys, progress = self._store.cipher.keys, self._store.look(progress_of)
+        keys, progress = self._store.cipher.keys, self._progress
         return keys is not None and progress.generation == keys.active and progress.ended_at_ns > 0
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """How far it is, as JSON-like data."""
-        progress, rows = self._store.look(lambda database: (progress_of(database), estimated_rows(database)))
+        progress, rows = await self._store.look(lambda stored: (progress_of(stored), estimated_rows(stored)))
         done = self.complete
         return {
             "state": "off" if not self._store.cipher.encrypting else "complete" if done else "under way",
@@ -98,18 +100,18 @@ class Reencryption:
     async def _one_page(self) -> None:
         done = Page(0, Progress())
 
-        def build(database: Any, batch: Any) -> None:
+        def build(rows: Rows, changes: Changes) -> None:
             nonlocal done
-            done = rewrite_page(database, self._store.cipher, batch, _PAGE_BYTES, self._clock.now_ns())
+            done = rewrite_page(rows, self._store.cipher, changes, _PAGE_BYTES, self._clock.now_ns())
             if done.progress.ended_at_ns:  # not complete before the old rows have left the disk
-                keep_progress(database, batch, self._reopened(done.progress))
+                keep_progress(changes, self._reopened(done.progress))
 
         await self._store.change(build)
+        self._progress = self._reopened(done.progress)
         if done.progress.ended_at_ns:
             await self._store.compact(FAMILIES)
-            await self._store.change(
-                lambda database, batch: keep_progress(database, batch, done.progress), durable=True
-            )
+            await self._store.change(lambda _, changes: keep_progress(changes, done.progress), durable=True)
+            self._progress = done.progress
             self._log.info("re-encrypted", generation=done.progress.generation, rows=done.progress.rewritten)
         await self._clock.sleep(done.read_bytes / self._bytes_per_s)
 

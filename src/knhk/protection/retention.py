@@ -1,7 +1,8 @@
 """Retention in the background: whole runs that ended long enough ago are archived or dropped, page by page."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import msgspec
@@ -12,14 +13,13 @@ from knhk.domain.units import DAY
 from knhk.observability.logs import get
 from knhk.observability.readings import WARNING
 from knhk.persistence.prune_records import PRUNED, PruneRecord, SignedRecord, decode_record, record_key
-from knhk.persistence.rocksdb import RocksDbStore
-from knhk.persistence.rocksdb_database import Database
 from knhk.persistence.rocksdb_keys import BLOCK, DESCRIPTOR, RETENTION_KEY, after
+from knhk.persistence.rows import Changes, Row, Rows, RowStore
 from knhk.ports.environment import Clock, Signer
 from knhk.protection.archive import SUFFIX, Archive, Place, digest_of_rows
 from knhk.protection.pruning import (
+    Found,
     Prunable,
-    Row,
     descriptors_in_use,
     digest_of,
     find,
@@ -54,8 +54,9 @@ class _Changed(Exception):
 
 
 class Retention:
-    """Implements ports.duty.Duty. `is_at_rest` says whether the engine does nothing with a run.
+    """Implements ports.duty.Duty.
 
+    `is_at_rest` says whether the engine does nothing with a run; `bar` keeps it from runs that are.
     `last_used` is when the journal grew for the last time before this process, for a store that retention never ran on.
     """
 
@@ -64,16 +65,17 @@ class Retention:
     def __init__(
         self,
         settings: RetentionSettings,
-        store: RocksDbStore,
+        store: RowStore,
         signer: Signer,
         clock: Clock,
         *,
         is_at_rest: Callable[[int], bool],
+        bar: Callable[[Sequence[int]], AbstractAsyncContextManager[None]],
         last_used: Callable[[], int],
         place: Callable[[], Place] | None = None,
     ) -> None:
         self._settings, self._store, self._signer, self._clock = settings, store, signer, clock
-        self._is_at_rest, self._last_used, self._place = is_at_rest, last_used, place
+        self._is_at_rest, self._bar, self._last_used, self._place = is_at_rest, bar, last_used, place
         self._time = RetentionClock.start(clock.now_ns(), clock.now_ns())
         self._turn = asyncio.Lock()
         self._news = asyncio.Event()
@@ -85,7 +87,7 @@ class Retention:
 
     async def start(self) -> None:
         """Begin with a pass."""
-        self.believe()
+        await self.believe()
         self._task = asyncio.create_task(self._work(), name="retention")
 
     async def stop(self) -> None:
@@ -104,9 +106,9 @@ class Retention:
             return f"{WARNING}retention keeps {len(self._unsound)} workflow(s) that do not verify: {self._unsound[0]}"
         return "ok"
 
-    def believe(self) -> None:
+    async def believe(self) -> None:
         """Find out what time it is."""
-        raw = self._store.look(lambda database: database.get("meta", RETENTION_KEY))
+        raw = await self._store.look(lambda rows: rows.get("meta", RETENTION_KEY))
         last_ns = self._last_used() if raw is None else int.from_bytes(raw)
         self._time = RetentionClock.start(self._clock.now_ns(), last_ns)
 
@@ -115,9 +117,9 @@ class Retention:
         self._time.confirm()
         self._news.set()
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """What was pruned, and what is to come, as JSON-like data."""
-        records = self._store.look(self._records)
+        records = await self._store.look(self._records)
         return {
             "retention_days": self._settings.days,
             "archive": self._settings.archive or None,
@@ -138,7 +140,7 @@ class Retention:
             place: bytes | None = b""
             while place is not None:
                 look = self._finder(place, cutoff_ns)
-                found = self._store.look(look)
+                found = await self._store.look(look)
                 unsound += found.unsound
                 for run in found.runs:
                     descriptors |= run.descriptors
@@ -152,9 +154,7 @@ class Retention:
                 await self._store.compact(_FAMILIES)
             now_ns = self._time.now_ns(self._clock.now_ns())
             raw = now_ns.to_bytes(8)
-            await self._store.change(
-                lambda database, batch: batch.put(RETENTION_KEY, raw, database.handles["meta"]), durable=pruned > 0
-            )
+            await self._store.change(lambda _, changes: changes.put("meta", RETENTION_KEY, raw), durable=pruned > 0)
             self._last = {
                 "at": rfc3339(began_ns),
                 "workflows": pruned,
@@ -176,18 +176,19 @@ class Retention:
     def _cutoff_ns(self) -> int:
         return self._time.now_ns(self._clock.now_ns()) - self._settings.days * DAY
 
-    def _finder(self, place: bytes, cutoff_ns: int) -> Callable[[Database], Any]:
+    def _finder(self, place: bytes, cutoff_ns: int) -> Callable[[Rows], Found]:
         cipher, partition = self._store.cipher, self._settings.partition
-        return lambda database: find(database, cipher, partition, place, cutoff_ns, _PAGE_ROWS, _PAGE_BYTES)
+        return lambda rows: find(rows, cipher, partition, place, cutoff_ns, _PAGE_ROWS, _PAGE_BYTES)
 
     async def _prune(self, found: list[Prunable], cutoff_ns: int) -> tuple[int, int]:
         """Archive and prune a page; how many runs, and the bytes of their rows that went."""
-        runs = [run for run in found if self._ready(run)]
+        resting = [run for run in found if self._is_at_rest(run.workflow_id)]
+        runs = await self._store.look(lambda rows: [run for run in resting if still_prunable(rows, run)])
         if not runs:
             return 0, 0
-        records = self._store.look(self._records)
+        records = await self._store.look(self._records)
         number = records[-1].number + 1 if records else 1
-        rows = self._rows(runs) if self._place is not None else []
+        rows = await self._rows(runs) if self._place is not None else []
         name = f"{self._settings.partition:04d}-{number:010d}{SUFFIX}" if rows else ""
         record = PruneRecord(
             self._settings.partition,
@@ -208,26 +209,27 @@ class Retention:
             await asyncio.to_thread(self._keep, name, archive)
         gone = 0
 
-        def build(database: Any, batch: Any) -> None:
+        def build(rows: Rows, changes: Changes) -> None:
             nonlocal gone
-            if not all(still_prunable(database, run, self._is_at_rest) for run in runs):
+            if not all(still_prunable(rows, run) for run in runs):
                 raise _Changed
-            gone = sum(prune(database, batch, run, number) for run in runs)
-            batch.put(record_key(record.partition, number), signed.encode(), database.handles["meta"])
+            gone = sum(prune(rows, changes, run, number) for run in runs)
+            changes.put("meta", record_key(record.partition, number), signed.encode())
 
-        try:
-            await self._store.change(build, durable=True)
-        except _Changed:
+        numbers = [run.workflow_id for run in runs]
+        if not all(map(self._is_at_rest, numbers)):
             return 0, 0
+        async with self._bar(numbers):
+            try:
+                await self._store.change(build, durable=True)
+            except _Changed:
+                return 0, 0
         return len(runs), gone
 
-    def _ready(self, run: Prunable) -> bool:
-        return self._store.look(lambda database: still_prunable(database, run, self._is_at_rest))
-
-    def _rows(self, runs: list[Prunable]) -> list[Row]:
+    async def _rows(self, runs: list[Prunable]) -> list[Row]:
         digests = set[bytes]().union(*(run.descriptors for run in runs))
-        rows = [row for run in runs for row in run.stored]
-        return rows + self._store.look(lambda database: list(stored_descriptors(database, digests)))
+        stored = [row for run in runs for row in run.stored]
+        return stored + await self._store.look(lambda rows: list(stored_descriptors(rows, digests)))
 
     def _keep(self, name: str, archive: Archive) -> None:
         assert self._place is not None
@@ -235,29 +237,31 @@ class Retention:
 
     async def _sweep(self, digests: set[bytes]) -> int:
         """Delete the descriptors that nothing names any more; how many."""
-        self._store.recent_descriptors = recent = set[bytes]()
+        recent = self._store.watch_descriptors()
+        if recent is None:
+            return 0
         try:
             place: bytes | None = b""
             while digests and place is not None:
-                used, place = self._store.look(self._users(place))
+                used, place = await self._store.look(self._users(place))
                 digests = digests - used
                 await self._clock.sleep(_SWEEP_ROWS * _ROW_BYTES / self._settings.bytes_per_s)
 
-            def build(database: Any, batch: Any) -> None:
+            def build(_: Rows, changes: Changes) -> None:
                 for digest in digests - recent:
-                    batch.delete(DESCRIPTOR + digest, database.handles["index"])
+                    changes.delete("index", DESCRIPTOR + digest)
 
             await self._store.change(build)
             return len(digests - recent)
         finally:
-            self._store.recent_descriptors = None
+            self._store.forget_descriptors()
 
-    def _users(self, place: bytes) -> Callable[[Database], tuple[set[bytes], bytes | None]]:
-        return lambda database: descriptors_in_use(database, self._store.cipher, place, _SWEEP_ROWS)
+    def _users(self, place: bytes) -> Callable[[Rows], tuple[set[bytes], bytes | None]]:
+        return lambda rows: descriptors_in_use(rows, self._store.cipher, place, _SWEEP_ROWS)
 
-    def _records(self, database: Database) -> list[PruneRecord]:
+    def _records(self, rows: Rows) -> list[PruneRecord]:
         prefix = PRUNED + BLOCK.pack(self._settings.partition, 0)[:2]
-        return [decode_record(row).record() for _, row in database.scan("meta", prefix, after(prefix))]
+        return [decode_record(row).record() for _, row in rows.scan("meta", prefix, after(prefix))]
 
     async def _work(self) -> None:
         while True:

@@ -9,7 +9,7 @@ from knhk.protection.signing_keys import SigningKeys
 
 
 class Services(NamedTuple):
-    """What answers: `keys` is None if nothing was ever encrypted, `retention` if the store is a database."""
+    """What answers: `keys` is None if nothing was ever encrypted, `retention` in a cluster."""
 
     erasure: Erasure
     keys: KeyManagement | None

@@ -138,7 +138,7 @@ class Shipper:
         if self._blobs is not None:
             await asyncio.to_thread(self._blobs.ship, self._place)
         while self.cursor < height:
-            header = await asyncio.to_thread(self._ship_segment, self.cursor + 1, height)
+            header = await asyncio.to_thread(self._ship_segment, self._rows(), self.cursor + 1, height)
             self.cursor = header.last
             await self._remember()
             await self._measure(height)
@@ -147,14 +147,13 @@ class Shipper:
         oldest = await self._block(self.cursor + 1) if self.cursor < height else None
         self._behind_since_ns = 0 if oldest is None else oldest.block().at_ns
 
-    def _ship_segment(self, first: int, height: int) -> Header:
+    def _ship_segment(self, rows: StoredRows, first: int, height: int) -> Header:
         assert self._place is not None
         if len(self._descriptors) > _REMEMBERED:
             self._descriptors.clear()
         known = set(self._descriptors)
         # After a failure the same blocks again, so that whatever arrived of them is replaced.
         last = min(height, first + MOST_BLOCKS - 1) if self._attempted is None else self._attempted
-        rows = self._rows()
         blocks = rows.blocks(self._partition, first, last, known, SEGMENT_BYTES)
         body = Body(*rows.keys(), blocks, rows.prune_records(blocks))
         header, raw = segments.encode(body, history=self._history, node_id=self._node_id, signer=self._signer)
