@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -53,3 +54,17 @@ def charge_then_die(url: str, id: int, context: knhk.ActionContext) -> int:  # n
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return int(done.output["rows"][0]["charges"])
+
+
+@knhk.action("test.effect")
+async def effect(path: str, context: knhk.ActionContext, milliseconds: int = 0, fails: bool = False) -> dict[str, str]:
+    """Append the idempotency key and the time in one write, take a while, return the step's path or ask for a retry."""
+    handle = os.open(Path(path), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(handle, f"{context.idempotency_key} {time.time_ns()}\n".encode())
+    finally:
+        os.close(handle)
+    await asyncio.sleep(milliseconds / 1000)
+    if fails:
+        raise knhk.RetryAction("not this time")
+    return {"step": context.step}

@@ -74,6 +74,8 @@ class Caching:
 
     async def _look_up(self, attempt: Attempt) -> None:
         try:
+            if (batch := attempt.live.batch) is not None:
+                await batch.committed()  # What this very run has just completed is to be found too.
             hit = await self._find(attempt.cache_key)
         except KnhkError:
             hit = None  # It cannot be read, or is damaged: the step does it itself.

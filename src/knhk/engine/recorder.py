@@ -249,7 +249,8 @@ class Recorder:
             raw = self.encode(output)
         except KnhkError as error:
             return self.fail(live, attempt, Failure("KNHK-STEP-OUTPUT", error.message), again=False)
-        for schema in (step.traits.output_schema, step.output_schema):
+        of_action = None if step.catch is not None and _is_caught(attempt) else step.traits.output_schema
+        for schema in (of_action, step.output_schema):
             if schema is not None and (problems := check_schema(schema, output, "output")):
                 failure = Failure("KNHK-STEP-OUTPUT", "; ".join(map(str, problems)))
                 return self.fail(live, attempt, failure, again=False)
@@ -431,6 +432,12 @@ class Recorder:
             "steps_running": run.in_flight,
             "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB,
         }
+
+
+def _is_caught(attempt: Attempt) -> bool:
+    """Whether what a step gives comes from its `catch`, not from its action."""
+    child = (attempt.frame.children or {}).get(attempt.index)
+    return child is not None and child.role is Role.CATCH
 
 
 def _undone_by(frame: Frame, index: int) -> str:

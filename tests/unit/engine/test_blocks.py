@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from knhk.actions.registry import Action
+from knhk.domain.plan import ActionTraits
 from knhk.domain.run import Run, RunState, StepState
 from tests.simulation.descriptors import step, workflow
 from tests.simulation.house import House
@@ -286,6 +288,20 @@ async def test_catch_sees_the_error_and_the_step_has_completed_after_all(house: 
     kinds = house.kinds(run.workflow_id, "a")
     assert kinds == ["step.caught", "step.completed"]
     assert "step.completed" in house.kinds(run.workflow_id, "a:catch/fix")
+
+
+async def test_what_a_catch_gives_need_not_be_what_the_action_promises(house: House) -> None:
+    registry = house.effects.registry()
+    traits = ActionTraits("strict", pure=False, output_schema={"type": "string"})
+    registry.register(Action(traits, "async", house.effects._effect, __name__))
+    house.registry = registry
+    await house.restart()
+    catch = {"steps": [gives("x", 7)]}
+    one = step("a", "strict", params={"fails": True}, catch=catch)
+    assert await results(house, await house.run(workflow(one))) == {"a": {"x": 7}}
+    refused = await house.run(workflow({**one, "output_schema": {"type": "integer"}}))
+    assert refused.failure is not None
+    assert refused.failure.code == "KNHK-STEP-OUTPUT", "its own schema is for what it gives, wherever that is from"
 
 
 async def test_catch_is_only_for_the_failures_that_it_names_and_may_fail_itself(house: House) -> None:

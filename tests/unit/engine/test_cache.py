@@ -124,6 +124,16 @@ async def test_in_a_loop_and_after_a_crash_in_the_middle(house: House) -> None:
     assert all(one["state"] == "completed" for one in inside)
 
 
+async def test_what_the_run_has_just_completed_is_found_however_slow_the_store_is(house: House) -> None:
+    house.latency_s = 2.0
+    await house.restart()
+    one = {"cache": {"key": "${{ item }}", "ttl": "1h"}, "foreach": {"in": [1, 1, 2, 2, 1, 2], "concurrency": 1}}
+    run = await house.run(workflow(step("each", "think", **one)))
+    assert [house.kinds(run.workflow_id, f"each[{n}]")[-1][5:] for n in range(6)] == [
+        *("completed", "reused", "completed", "reused", "reused", "reused")
+    ]
+
+
 async def test_who_is_cancelled_or_paused_while_it_looks(house: House) -> None:
     house.latency_s = 0.5
     await house.restart()
