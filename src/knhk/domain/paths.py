@@ -13,6 +13,11 @@ def is_inside(path: str) -> bool:
     return "/" in path or path.endswith("]") or ":" in path
 
 
+def outermost(path: str) -> str:
+    """The name of the step of the workflow itself that a path is in, empty for what a run does at its end."""
+    return path.partition("/")[0].partition("[")[0].partition(":")[0]
+
+
 def enclosing(path: str) -> str:
     """The path of what something is inside of, one level up; empty for a step of the workflow itself."""
     around, _, last = path.rpartition("/")

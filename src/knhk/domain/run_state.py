@@ -63,6 +63,7 @@ class Run(Frame):
     still counts, `since_ns` since when they wait, `failures` is the last failure of each step, `skips` are the steps
     that will be skipped. `leases` are those of remote workers, by the step's path. `waits` is what steps wait for from
     others, None if none ever did. `reused` says where steps that were not run have from what they give.
+    `undone` is how often what a step had done was undone, by its path.
     `ending` says how the run will end while it puts things right before that, `finally_failed` what went wrong in that.
     `inner` is None until the first frame is opened, since most runs have none.
     """
@@ -93,6 +94,7 @@ class Run(Frame):
         "submitted_at_ns",
         "timer_at_ns",
         "timers",
+        "undone",
         "waits",
         "workflow_id",
     )
@@ -122,6 +124,7 @@ class Run(Frame):
         self.erased = False
         self.waits: Waits | None = None
         self.settled = False
+        self.undone: dict[str, int] | None = None
         self.reused: dict[int, ev.StepReused] | None = None
 
     @property
@@ -169,6 +172,14 @@ class Run(Frame):
             return self, position
         assert self.inner is not None
         return self.inner.frames[number], index_in_frame(position)
+
+    def key_of(self, path: str) -> str:
+        """The key of all attempts at a step within its run: its path, with a number if it was undone and is done again.
+
+        Who was told to undo something would take the same key again for what it has done and undone already.
+        """
+        times = self.undone.get(path.partition(":compensate")[0], 0) if self.undone else 0
+        return f"{path}~{times + 1}" if times else path
 
     def path_of(self, position: int) -> str:
         """The path of a step."""

@@ -11,6 +11,7 @@ from typing import Final
 from knhk.domain import event as ev
 from knhk.domain.event import Event
 from knhk.domain.frame import Done, Frame, Role, StepState
+from knhk.domain.paths import outermost
 from knhk.domain.plan import Block, block_of
 from knhk.domain.run_state import Run, RunState
 from knhk.domain.step_folds import start_more
@@ -104,10 +105,16 @@ def unwinding(run: Run, event: Event, detail: ev.StepUnwinding) -> None:
 
 
 def compensated(run: Run, event: Event, _detail: ev.StepCompensated) -> None:
-    """What a step had done is undone."""
+    """What a step had done is undone; with it a step that had completed around it, which a retry does again."""
+    if run.undone is None:
+        run.undone = {}
+    run.undone[event.step] = run.undone.get(event.step, 0) + 1
     index = run.block.index_of.get(event.step, -1)
-    if index >= 0:
-        run.steps[index] = StepState.COMPENSATED
+    if index < 0:
+        index = run.block.index_of.get(outermost(event.step), -1)
+        if index < 0 or run.steps[index] is not StepState.COMPLETED:
+            return
+    run.steps[index] = StepState.COMPENSATED
 
 
 def _undo(run: Run, event: Event, frame: Frame, index: int, done: list[Done]) -> None:

@@ -197,7 +197,7 @@ class Executor:
             workflow_name=run.plan.name,
             step=attempt.path,
             attempt=attempt.number,
-            idempotency_key=f"{workflow_id}/{attempt.path}",
+            idempotency_key=f"{workflow_id}/{run.key_of(attempt.path) if run.undone else attempt.path}",
             params=params,
             dependencies={name: outputs.get(name) for name in step.given} if step.given else _NO_DEPENDENCIES,
             scope=scope,

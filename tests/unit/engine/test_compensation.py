@@ -12,6 +12,8 @@ from tests.simulation.clock import in_virtual_time
 from tests.simulation.descriptors import step, workflow
 from tests.simulation.house import House
 
+GO = {"event": "go"}
+
 
 def does(name: str, after: Any = (), *, undo: Any = None, rest: Any = None, **params: Any) -> dict[str, Any]:
     """A step with an effect, and one that undoes it."""
@@ -220,6 +222,35 @@ async def test_a_crash_at_any_point_changes_nothing(house: House, at_s: float) -
     assert len(completed) == len(set(completed))
     assert (await house.verify()).valid
     assert not house.leaks()
+
+
+async def test_a_retry_does_again_what_was_undone_inside_of_steps_under_other_keys(house: House) -> None:
+    each = does("each", ["a"], rest={"foreach": {"in": [1, 2], "concurrency": 1}})
+    group = {"name": "g", "depends_on": ["each"], "steps": [does("x"), step("kept", "effect")]}
+    accepted = await house.submit(workflow(step("a", "effect"), each, group, step("ask", "wait_for", ["g"], params=GO)))
+    for _ in range(2):
+        await asyncio.sleep(10)
+        await house.control.cancel(accepted.workflow_id, actor="anna")
+        run = await house.ended(accepted.workflow_id)
+        assert run.steps[:3] == [StepState.COMPLETED, StepState.COMPENSATED, StepState.COMPENSATED]
+        await house.restart()
+        await house.control.retry(accepted.workflow_id, actor="anna")
+    await asyncio.sleep(10)
+    await house.control.signals.signal(accepted.workflow_id, "go", 1, actor="anna")
+    run = await house.ended(accepted.workflow_id)
+    assert run.state is RunState.COMPLETED, run.failure
+    keys = [one.key.partition("/")[2] for one in house.effects.log]
+    assert keys.count("a") == 1
+    assert keys.count("g/kept") == 3, "it was not undone: the same key, and whoever knows it does nothing"
+    once = ["each[0]", "each[1]", "g/x"]
+    undo = ["g/x:compensate", "each[1]:compensate", "each[0]:compensate"]
+    assert [key for key in keys if key not in ("a", "g/kept")] == [
+        *once,
+        *undo,
+        *[f"{key}~2" for key in (*once, *undo)],
+        *[f"{key}~3" for key in once],
+    ]
+    assert (await house.verify()).valid
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
