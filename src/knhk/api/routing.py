@@ -13,7 +13,7 @@ that is between two owners is waited for. A request that was sent on is not sent
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from hashlib import sha256
 from typing import Any, Final, TypeVar
 
@@ -23,6 +23,7 @@ import msgspec
 from knhk.api import listing
 from knhk.api.listing import ASKED
 from knhk.api.places import CONTROL, FORWARDED, HOME, Places
+from knhk.api.relaying import OWN_HEADERS, kept_headers, parts_of, read_body, relay, replay, send_answer, target_of
 from knhk.api.submit import PATH, Answer, Headers, SubmitRoute, problem_answer
 from knhk.domain import identifier
 from knhk.domain.errors import Fenced, KnhkError, PartitionMoving, ShuttingDown, Unsupported, WorkflowNotFound
@@ -37,15 +38,6 @@ _CONNECT_S: Final = 2.0
 _LIMITED: Final = (b"concurrency", b"rate_limit", b"priority")
 _MAY_HAVE_CHILDREN: Final = re.compile(rb"""workflow["']?\s*:|:\s*["']?workflow["']?\s*([,}#\r\n]|$)""")
 """A step that starts another workflow: `action: workflow`, or `run: {workflow: ...}`. It may match more than that."""
-_OWN_HEADERS: Final = {
-    b"connection",
-    b"keep-alive",
-    b"transfer-encoding",
-    b"te",
-    b"upgrade",
-    b"host",
-    b"content-length",
-}
 _JSON: Final = (b"content-type", b"application/json")
 _REFUSALS: Final = (409, 503)
 _HOME_ROUTES: Final = ("/definitions", "/hooks/", "/events")
@@ -56,10 +48,10 @@ _SAME_EVERYWHERE: Final = (
     "/openapi.json",
     "/schema",
     "/cluster",
-    "/blobs",
     "/partitions/",
     "/scaling/load",
 )
+_BLOBS: Final = "/blobs"
 _LEADERS_ROUTES: Final = ("/scaling", "/scaling/explain")
 _NOT_TAKEN: Final = (PartitionMoving.code.encode(), ShuttingDown.code.encode(), Fenced.code.encode())
 """Codes of answers that say that nothing was done, and another owner may do it."""
@@ -67,6 +59,8 @@ _RESULTS: Final = ("/workers/complete", "/workers/fail")
 """What is about a run that the body names."""
 _TRIGGERS: Final = re.compile(r"/definitions/[^/]+")
 """Shown by the leader, who alone has the triggers."""
+_DIGEST: Final = b"sha256:"
+"""In the reference to a blob."""
 _Answer = TypeVar("_Answer")
 
 
@@ -92,12 +86,14 @@ class Router:
                 raise PartitionMoving(f"partition {partition} has no owner just now", retry_after_s=1.0)
             await asyncio.sleep(_PAUSE_S)
 
-    async def send(self, url: str, method: str, target: str, headers: Headers, body: bytes) -> httpx.Response | None:
+    async def send(
+        self, url: str, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
+    ) -> httpx.Response | None:
         """The answer of another node, its body unread; None if it took nothing in: it is not there, or not the owner.
 
         Raises PartitionMoving if the connection broke afterwards: it is not known what became of the request.
         """
-        kept = [(name, value) for name, value in headers if name.lower() not in _OWN_HEADERS]
+        kept = [(name, value) for name, value in headers if name.lower() not in OWN_HEADERS]
         request = self._client.build_request(
             method, url + target, headers=[*kept, (FORWARDED_HEADER, b"1")], content=body if method != "GET" else None
         )
@@ -106,7 +102,7 @@ class Router:
         except (httpx.ConnectError, httpx.ConnectTimeout):
             return None
         except httpx.HTTPError as error:
-            if method == "GET":
+            if method in ("GET", "HEAD"):
                 return None
             raise PartitionMoving(
                 f"the node that owns the workflow did not answer: {type(error).__name__}; repeat with the same "
@@ -186,6 +182,16 @@ class Router:
         await self._client.aclose()
 
 
+async def give_event(router: Router, workflow_id: int, record_id: int) -> bool:
+    """Have the owner of a run give it an event that is kept; whether a step took it. See engine.signals.Elsewhere."""
+    target = f"/workflows/{identifier.to_text(workflow_id)}/kept-events/{identifier.to_text(record_id)}"
+
+    async def here(control: Control) -> dict[str, bool]:
+        return {"taken": await control.signals.give_kept(workflow_id, record_id)}
+
+    return bool((await router.call(identifier.partition_of(workflow_id), here, "POST", target))["taken"])
+
+
 async def decoded(response: httpx.Response) -> Any:
     """The JSON of another node's answer. Raises the error that it stands for."""
     raw = await response.aread()
@@ -251,7 +257,7 @@ class RoutedSubmit(SubmitRoute):
             word in body for word in _LIMITED
         ):
             return HOME
-        if _MAY_HAVE_CHILDREN.search(body):
+        if _MAY_HAVE_CHILDREN.search(body) or (_DIGEST in body and not self._places.shared):
             return HOME
         return self._places.homes(key)[0] if key else None
 
@@ -285,15 +291,20 @@ class Routing:
         try:
             partition = self._partition(scope)
             if scope["path"] in _RESULTS:
-                body = await _read(receive, self._max_body_bytes)
-                partition, receive = _partition_in(body), _replay(body, receive)
+                body = await read_body(receive, self._max_body_bytes)
+                partition, receive = _partition_in(body), replay(body, receive)
             ASKED.set(listing.asked(scope["headers"]))
-            if partition is None:
+            owned = forwarded or self._router.places.shared or not scope["path"].startswith(f"{_BLOBS}/")
+            if partition is None and not owned and (url := await self._with_blob(scope)) is not None:
+                answer = await self._router.send(url, scope["method"], target_of(scope), scope["headers"], b"")
+                if answer is not None:
+                    await relay(answer, send)
+            elif partition is None:
                 await self._application(scope, receive, send)
             else:
                 await self._in(partition, forwarded, scope, receive, send)
         except (PartitionMoving, Unsupported, WorkflowNotFound) as error:
-            await _send_answer(send, problem_answer(error))
+            await send_answer(send, problem_answer(error))
         finally:
             FORWARDED.reset(token)
 
@@ -304,7 +315,9 @@ class Routing:
         """
         path, method = scope["path"], scope["method"]
         reads = method in ("GET", "HEAD", "OPTIONS")
-        if path == PATH or path.startswith((*_SAME_EVERYWHERE, *_EVERYWHERE)):
+        if path.startswith(_BLOBS) and not self._router.places.shared:
+            return None if reads else HOME  # and so are the runs that are given some
+        if path == PATH or path.startswith((_BLOBS, *_SAME_EVERYWHERE, *_EVERYWHERE)):
             return None
         if path.startswith(f"{PATH}/"):
             name, _, rest = path.removeprefix(f"{PATH}/").partition("/")
@@ -326,28 +339,53 @@ class Routing:
     async def _in(self, partition: int, forwarded: bool, scope: Any, receive: Any, send: Any) -> None:
         if partition >= self._router.places.partitions:
             raise WorkflowNotFound(f"there is no partition {partition}: no workflow of it can exist")
+        if scope["path"].startswith(_BLOBS):
+            await self._stream(partition, forwarded, scope, receive, send)
+            return
         reads = scope["method"] == "GET"
         headers, over = scope["headers"], asyncio.get_running_loop().time() + self._router.places.wait_s
-        body = b"" if reads else await _read(receive, self._max_body_bytes)
+        body = b"" if reads else await read_body(receive, self._max_body_bytes)
         while True:
             place = await self._router.owner(partition, forwarded=forwarded)
             if isinstance(place, str):
-                answer = await self._router.send(place, scope["method"], _target(scope), headers, body)
+                answer = await self._router.send(place, scope["method"], target_of(scope), headers, body)
                 if answer is not None:
-                    await _relay(answer, send)
+                    await relay(answer, send)
                     return
             elif reads:
                 await self._here(place, scope, receive, send)
                 return
             else:
                 kept = _Kept()
-                await self._here(place, scope, _replay(body, receive), kept.take)
+                await self._here(place, scope, replay(body, receive), kept.take)
                 if not kept.refused or forwarded:
                     await kept.give(send)
                     return
             if asyncio.get_running_loop().time() >= over:
                 raise PartitionMoving(f"the owner of partition {partition} does not answer", retry_after_s=1.0)
             await asyncio.sleep(_PAUSE_S)
+
+    async def _stream(self, partition: int, forwarded: bool, scope: Any, receive: Any, send: Any) -> None:
+        """A body of any length: it is not kept, and so not sent twice."""
+        place = await self._router.owner(partition, forwarded=forwarded)
+        if not isinstance(place, str):
+            await self._here(place, scope, receive, send)
+            return
+        headers = scope["headers"]
+        answer = await self._router.send(place, scope["method"], target_of(scope), headers, parts_of(receive))
+        if answer is None:
+            raise PartitionMoving(f"the owner of partition {partition} does not answer", retry_after_s=1.0)
+        await relay(answer, send)
+
+    async def _with_blob(self, scope: Any) -> str | None:
+        """The other node that has a blob, where each has its own; None if there is none."""
+        for url in self._router.places.others():
+            found = await self._router.send(url, "HEAD", target_of(scope), (), b"")
+            if found is not None:
+                await found.aclose()
+                if found.status_code == 200:
+                    return url
+        return None
 
     async def _here(self, control: Control, scope: Any, receive: Any, send: Any) -> None:
         token = CONTROL.set(control)
@@ -405,59 +443,7 @@ def _refused(body: bytes) -> bool:
     return any(code in body for code in _NOT_TAKEN)
 
 
-def _target(scope: Any) -> str:
-    path, query = str(scope["raw_path"].decode()), scope["query_string"].decode()
-    return f"{path}?{query}" if query else path
-
-
 async def _answer(response: httpx.Response) -> Answer:
     raw = await response.aread()
     await response.aclose()
-    return response.status_code, _kept(response), raw
-
-
-def _kept(response: httpx.Response) -> list[tuple[bytes, bytes]]:
-    dropped = _OWN_HEADERS | {b"content-encoding", b"date", b"server"}
-    return [(name.lower(), value) for name, value in response.headers.raw if name.lower() not in dropped]
-
-
-async def _relay(response: httpx.Response, send: Any) -> None:
-    """Pass an answer on as it comes: a stream of events has no end."""
-    try:
-        await send({"type": "http.response.start", "status": response.status_code, "headers": _kept(response)})
-        async for part in response.aiter_bytes():
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-    finally:
-        await response.aclose()
-
-
-async def _send_answer(send: Any, answer: Answer) -> None:
-    status, headers, raw = answer
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": raw})
-
-
-async def _read(receive: Any, most_bytes: int) -> bytes:
-    """The request's body; what is longer than is allowed is left to the owner to refuse."""
-    parts: list[bytes] = []
-    while sum(map(len, parts)) <= most_bytes:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        if message["type"] != "http.request" or not message.get("more_body", False):
-            break
-    return b"".join(parts)
-
-
-def _replay(body: bytes, receive: Any) -> Any:
-    """A receive channel that gives a body that was read already, once."""
-    given = False
-
-    async def replaying() -> Any:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replaying
+    return response.status_code, kept_headers(response), raw

@@ -1,25 +1,27 @@
 """A node of a cluster: its engines come and go as etcd says, and its API knows where everything is."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from knhk import __version__
+from knhk.api.cluster import cluster_handlers
 from knhk.api.routed_workers import RoutedWorkers
-from knhk.api.routing import Router
+from knhk.api.routing import Router, give_event
 from knhk.bootstrap.node import Node
+from knhk.bootstrap.recovery import NodeRecovery
 from knhk.cluster.assignment import partition_of_key
 from knhk.cluster.etcd import Etcd
 from knhk.cluster.member import Member, Settings
 from knhk.cluster.view import Node as NodeEntry
 from knhk.domain.errors import Fenced, KnhkError, NotFound, PartitionMoving
-from knhk.domain.identifier import partition_of, to_text
 from knhk.domain.times import rfc3339
 from knhk.engine.control import Control
 from knhk.engine.projector import FOLD
 from knhk.engine.service import Engine
 from knhk.observability.logs import get
 from knhk.persistence.postgres import PostgresStore
+from knhk.ports.scaler import Scaler
 
 _LOOK_S: Final = 0.05
 _NS: Final = 1_000_000_000
@@ -29,7 +31,10 @@ _ETCD_TIMEOUT_SHARE: Final = 0.25
 class Cluster:
     """Implements cluster.member.Partitions, api.routing.Places and api.cluster.ClusterFace for a node."""
 
+    room: Final = "cluster"
     shared = True
+    exit_code = 0
+    recoveries: Final[Mapping[int, NodeRecovery]] = {}
 
     def __init__(self, node: Node, api: str) -> None:
         config = node.config.cluster
@@ -145,12 +150,7 @@ class Cluster:
                 await asyncio.sleep(_LOOK_S)
 
     async def _give_event(self, workflow_id: int, record_id: int) -> bool:
-        target = f"/workflows/{to_text(workflow_id)}/kept-events/{to_text(record_id)}"
-
-        async def here(control: Control) -> dict[str, bool]:
-            return {"taken": await control.signals.give_kept(workflow_id, record_id)}
-
-        return bool((await self.router.call(partition_of(workflow_id), here, "POST", target))["taken"])
+        return await give_event(self.router, workflow_id, record_id)
 
     # -- as operators see it
 
@@ -231,13 +231,24 @@ class Cluster:
         await self.workers.close()
         await self.router.close()
 
+    def ready(self, _api: str, _operations: str) -> None:
+        """The others have learned from etcd where this node is."""
+
+    def for_scaling(self) -> "tuple[Cluster | None, Scaler | None]":
+        """The cluster, if this is one, and what changes the number of processes, if something does."""
+        return self, None
+
+    def handlers(self) -> list[Any]:
+        """Routes of the API that only a cluster has."""
+        return cluster_handlers(self)
+
     def health(self) -> str:
         """Whether this node is well as one of several."""
         if self._halted:
             return f"{len(self._halted)} partition(s) have halted: {next(iter(self._halted.values()))}"
         return self.member.health()
 
-    def ready(self) -> tuple[bool, str]:
+    def can_admit(self) -> tuple[bool, str]:
         """Whether requests should come here."""
         if not self.member.is_member:
             return False, self.health()

@@ -9,11 +9,15 @@ from knhk.monitoring.monitor import Monitor
 from knhk.ports.duty import Duty
 
 
-def duties_of(node: Node, recovery: NodeRecovery, protection: NodeProtection, monitor: Monitor) -> list[Duty]:
+def duties_of(
+    node: Node, recovery: NodeRecovery, protection: NodeProtection, monitor: Monitor, *, shares: bool = False
+) -> list[Duty]:
     """Every room that works by itself beside the runs adds its duties here.
 
-    Those that follow the journal of a data directory are not for a node of a cluster, which has many partitions.
+    Those that follow the journal of a data directory are not for a node that `shares` a database with others.
     """
     if is_clustered(node.config):
         return [*observability.duties(node), monitor]
+    if shares and node.config.persistence.url:
+        return list(observability.duties(node))
     return [*observability.duties(node), *recovery.duties, *protection.duties, monitor]

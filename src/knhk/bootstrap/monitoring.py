@@ -31,7 +31,7 @@ def monitor_of(node: Node) -> Monitor:
         interval_s=settings.check_interval_ns / 1e9,
         projections=projections_of(node.store, PARTITION),
         journal=node.store,
-        partition=PARTITION,
+        partition=node.partition,
         progress=node.engine.projector,
     )
     if is_clustered(node.config):

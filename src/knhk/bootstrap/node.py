@@ -5,11 +5,12 @@ import os
 import random
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
 from knhk.actions.catalogue import catalogue
+from knhk.actions.registry import Registry
 from knhk.bootstrap.blobs import blobs_of
 from knhk.bootstrap.stores import open_store, projections_of
 from knhk.config import Config, Loaded
@@ -27,40 +28,78 @@ from knhk.persistence.blob_keeping import BlobKeeper
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.platform.clock import SystemClock
 from knhk.platform.ids import SnowflakeIds
+from knhk.ports.blobs import NoBlobs
 from knhk.ports.fold import Fold
 from knhk.security.signing import Ed25519Signer
+
+if TYPE_CHECKING:
+    from knhk.persistence.postgres import PostgresStore
+
+    Store = RocksDbStore | PostgresStore
 
 PARTITION: Final = 0
 _MILLISECOND_NS: Final = 1_000_000
 
 
 class Node:
-    """One process's engine with its store, ready to be started."""
+    """One process's engine with its store, ready to be started.
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.clock = SystemClock()
+    `partition` is the one that it works on, unless it is one of a cluster. A node may stand `beside` another one in the
+    same process: it works on a partition of its own, in a data directory of its own, and shares all else.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        partition: int = PARTITION,
+        beside: "Node | None" = None,
+        store: "Store | None" = None,
+    ) -> None:
+        self.config, self.partition = config, partition
+        self.store = open_store(config) if store is None else store
         self.last_used_ns = 0
         """When the journal grew for the last time before this process (Unix time); 0: never, or not started yet."""
-        self.store = open_store(config)
-        self.ids = SnowflakeIds(self.clock)
-        self.blobs = blobs_of(config.persistence, self.store, lambda: self.ids.next_id(PARTITION), self.clock.now_ns)
-        self.registry = catalogue(config.actions, self.blobs)
+        if beside is None:
+            self._alone()
+        else:
+            self._share(beside)
+        shared = beside is not None and bool(config.persistence.url)
+        self.blobs: BlobArea | NoBlobs = beside.blobs if beside is not None and shared else self._own_blobs()
+        self.registry: Registry = (
+            beside.registry if beside is not None and shared else catalogue(config.actions, self.blobs)
+        )
         self.keeper = BlobKeeper(self.store, self.blobs) if isinstance(self.blobs, BlobArea) else None
         """What commits go through so that their blobs stay."""
-        self.signer = Ed25519Signer.load_or_create(config.persistence.key_path, self.clock.now_ns())
+        self.engine = self.engine_of(partition)
+        """The engine of a node that works alone; in a cluster one that is never started, and only reads."""
+
+    def _own_blobs(self) -> BlobArea | NoBlobs:
+        persistence = self.config.persistence
+        return blobs_of(persistence, self.store, lambda: self.ids.next_id(self.partition), self.clock.now_ns)
+
+    def _alone(self) -> None:
+        self.clock = SystemClock()
+        self.ids = SnowflakeIds(self.clock)
+        self.signer = Ed25519Signer.load_or_create(self.config.persistence.key_path, self.clock.now_ns())
         self.metrics = Metrics()
         self.uptime = Uptime(self.store, self.clock)
         self.folds: list[Fold] = [self.metrics]
         """What sees every committed event. Duties may add theirs before the start."""
         self.commits = CommitterStatistics()
         self.rejections: dict[str, int] = {}
-        self.workers = Workers(self.clock, settings(config).workers)
+        self.workers = Workers(self.clock, settings(self.config).workers)
         """The remote workers of all engines."""
-        self.engine = self.engine_of(PARTITION)
-        """The engine of a node that works alone; in a cluster one that is never started, and only reads."""
         self.engines: dict[int, Engine] = {}
         """The engines that run, by partition."""
+        self.stores = {self.partition: self.store}
+        """The stores of this process, by partition; one in a database serves all."""
+
+    def _share(self, other: "Node") -> None:
+        self.clock, self.signer, self.ids = other.clock, other.signer, other.ids
+        self.metrics, self.uptime, self.commits = other.metrics, other.uptime, other.commits
+        self.folds, self.rejections, self.workers = [self.metrics], other.rejections, other.workers
+        self.engines, self.stores = other.engines, other.stores
+        self.stores[self.partition] = self.store
 
     def engine_of(self, partition: int) -> Engine:
         """A new engine for a partition, ready to be started once. What is counted is counted for all together."""
@@ -90,7 +129,7 @@ class Node:
         if isinstance(self.blobs, BlobArea):
             await asyncio.to_thread(self._open_blobs, self.blobs)
         await self.refuse_retired_key()
-        await self.start_engine(PARTITION, self.engine)
+        await self.start_engine(self.partition, self.engine)
 
     def _open_blobs(self, area: BlobArea) -> None:
         """Make the area ready. Where marks are missing that cannot be made anew, nothing is ever removed from it."""
@@ -127,6 +166,17 @@ class Node:
         for engine in list(self.engines.values()):
             await engine.stop()
         await self.store.close()
+
+    async def leave(self) -> None:
+        """Stop a node that stands beside another one, which goes on."""
+        engine = self.engines.pop(self.partition, None)
+        if engine is not None:
+            await engine.stop()
+        del self.stores[self.partition]
+        if isinstance(self.store, RocksDbStore):
+            await self.store.close()
+        else:
+            self.store.release(self.partition)
 
 
 def settings(config: Config, partition: int = PARTITION) -> Settings:

@@ -1,8 +1,7 @@
 """What the operations server may know and do of a node."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -11,6 +10,7 @@ from knhk import __version__
 from knhk.bootstrap.diagnostics import NodeDiagnostics
 from knhk.bootstrap.node import Node
 from knhk.bootstrap.recovery import NodeRecovery
+from knhk.domain.histogram import merged
 from knhk.engine.service import Engine
 from knhk.monitoring.monitor import Monitor
 from knhk.observability.readings import OK, Readings
@@ -18,6 +18,7 @@ from knhk.ports.duty import Duty
 
 if TYPE_CHECKING:
     from knhk.bootstrap.cluster import Cluster
+    from knhk.bootstrap.local import Local
 
 _DRIFT_S: Final = 5.0
 
@@ -33,9 +34,9 @@ class NodeOperations:
         stopping: asyncio.Event,
         diagnostics: NodeDiagnostics,
         monitor: Monitor,
-        cluster: "Cluster | None" = None,
+        company: "Cluster | Local | None" = None,
     ) -> None:
-        self.cluster = cluster
+        self._company = company
         self._node, self._recovery, self._stopping = node, recovery, stopping
         self._diagnostics, self._duties = diagnostics, (*duties, *diagnostics.duties)
         monitor.checks = self._checks
@@ -55,7 +56,7 @@ class NodeOperations:
     @property
     def halted(self) -> str | None:
         halted = self._node.engine.halted
-        if halted is not None and halted.done() and self.cluster is None:
+        if halted is not None and halted.done() and self._company is None:
             return halted.result().message
         return self._diagnostics.hopeless
 
@@ -75,14 +76,19 @@ class NodeOperations:
         trouble = next((one.trouble for one in self._node.engines.values() if one.trouble is not None), None)
         if trouble is not None:
             return False, trouble.message
-        return (True, "") if self.cluster is None else self.cluster.ready()
+        return (True, "") if self._company is None else self._company.can_admit()
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         return self._node.metrics.exposition(accept)
 
-    async def checkpoint(self) -> tuple[Path, int]:
-        snapshot = await self._recovery.snapshots.take()
-        return snapshot.path, snapshot.height
+    async def checkpoint(self) -> Mapping[str, Any]:
+        guests = {} if self._company is None else self._company.recoveries
+        written = []
+        for partition, recovery in {self._node.partition: self._recovery, **guests}.items():
+            snapshot = await recovery.snapshots.take()
+            written.append({"partition": partition, "path": str(snapshot.path), "height": snapshot.height})
+        first = {"path": written[0]["path"], "height": written[0]["height"]}
+        return first if self._company is None else {**first, "partitions": written}
 
     async def drill(self) -> Mapping[str, Any]:
         return await self._recovery.drills.drill()
@@ -110,13 +116,16 @@ class NodeOperations:
         """What the engines say: of the first that has something to say."""
         found = [engine.health() for engine in self._node.engines.values()]
         checks = next((one for one in found if one["persistence"] != OK), self._node.engine.health())
-        return checks if self.cluster is None else {**checks, "cluster": self.cluster.health()}
+        return checks if self._company is None else {**checks, self._company.room: self._company.health()}
 
     def _readings(self) -> Readings:
-        node, store = self._node, self._node.store
+        node = self._node
 
         def total(figure: Callable[[Engine], int]) -> Callable[[], int]:
             return lambda: sum(figure(engine) for engine in node.engines.values())
+
+        def stores() -> list[Any]:
+            return list({id(one): one for one in node.stores.values()}.values())
 
         return Readings(
             version=__version__,
@@ -124,13 +133,21 @@ class NodeOperations:
             pending=total(lambda engine: len(engine.scheduler.pending)),
             commits=lambda: node.commits,
             rejections=lambda: node.rejections,
-            store=store.statistics,
-            store_histograms=store.histograms,
+            store=lambda: _added(one.statistics() for one in stores()),
+            store_histograms=lambda: merged([one.histograms() for one in stores()]),
             projection_lag=total(lambda engine: max(0, engine.committer.height - engine.projector.cursor)),
             uptime_percentage=self._node.uptime.percentage,
             steps_running=total(lambda engine: engine.executor.running),
             steps_waiting=total(lambda engine: engine.executor.waiting),
-            free_bytes=store.free_bytes,
+            free_bytes=node.store.free_bytes,
             checks=self._checks,
             recovery=self._recovery.figures,
         )
+
+
+def _added(figures: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for one in figures:
+        for name, value in one.items():
+            total[name] = total.get(name, 0.0) + value
+    return total

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from knhk.bootstrap.clustered import is_clustered
-from knhk.bootstrap.node import PARTITION, Node
+from knhk.bootstrap.node import Node
 from knhk.bootstrap.stores import KEY_FILE, key_wrapper
 from knhk.config.sections import Persistence
 from knhk.domain.errors import IllegalTransition
@@ -30,7 +30,8 @@ from knhk.security.key_wrapping import KEY_BYTES, LocalKeys, read_key_file, writ
 class NodeProtection:
     """What protects a node's data while it runs."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, *, shares: bool = False) -> None:
+        """`shares`: other processes work on the same database; what has to be done by one of them is left out."""
         store, persistence, clock = node.store, node.config.persistence, node.clock
         self.keys: KeyManagement | None = None
         self.duties: list[Duty] = []
@@ -42,7 +43,7 @@ class NodeProtection:
             self.keys = KeyManagement(ring, store, reencryption, clock, partial(_renewal, persistence, ring), area)
             self.duties.append(reencryption)
         self.erasure = Erasure(node.engine, clock, encrypting, store.note_ring)
-        self.retention = None if is_clustered(node.config) else _retention_of(node, store)
+        self.retention = None if shares or is_clustered(node.config) else _retention_of(node, store)
         self.duties += [] if self.retention is None else [self.retention]
         if node.keeper is not None and area is not None:
             grace_ns, archiving = persistence.blobs.grace_ns, bool(persistence.archive)
@@ -87,7 +88,7 @@ def _retention_of(node: Node, store: RowStore) -> Retention:
         persistence.retention_days,
         persistence.maintenance_rate_bytes,
         node.config.platform.node_id,
-        PARTITION,
+        node.partition,
         persistence.archive,
     )
     place = (lambda: ArchivePlace(persistence.archive)) if persistence.archive else None

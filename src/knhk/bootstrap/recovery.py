@@ -27,6 +27,7 @@ class NodeRecovery:
 
     def __init__(self, node: Node, config_file: Path | None = None) -> None:
         self._is_database = bool(node.config.persistence.url)
+        self._leads = node.partition == PARTITION
         self.snapshots = snapshots_of(node)
         self.shipper = shipper_of(node)
         self.drills = drills_of(node, config_file)
@@ -35,7 +36,8 @@ class NodeRecovery:
     def duties(self) -> list[Duty]:
         """What works by itself. A snapshot of a database is a copy of it, and is made on request alone."""
         snapshots: list[Duty] = [] if self._is_database else [self.snapshots]
-        return [*snapshots, *([] if self.shipper is None else [self.shipper]), self.drills]
+        drills: list[Duty] = [self.drills] if self._leads else []
+        return [*snapshots, *([] if self.shipper is None else [self.shipper]), *drills]
 
     def figures(self) -> dict[str, float]:
         """For the metrics."""
@@ -59,7 +61,7 @@ def snapshots_of(node: Node) -> SnapshotDuty:
         snapshots,
         node.store,
         node.clock,
-        partition=PARTITION,
+        partition=node.partition,
         interval_ns=recovery.snapshot_interval_ns,
         keep=recovery.max_snapshots,
     )
@@ -123,7 +125,7 @@ def shipper_of(node: Node) -> Shipper | None:
         node.signer,
         node.clock,
         node_id=node.config.platform.node_id,
-        partition=PARTITION,
+        partition=node.partition,
         check=verify,
         interval_ns=recovery.ship_interval_ns,
         longest_lag_ns=recovery.max_ship_lag_ns,

@@ -7,14 +7,15 @@ import signal
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from knhk import __version__
 from knhk.bootstrap.clustered import complaint, is_clustered, own_url
 from knhk.bootstrap.diagnostics import NodeDiagnostics
 from knhk.bootstrap.duties import duties_of
+from knhk.bootstrap.forces import force_of, objection
 from knhk.bootstrap.monitoring import monitor_of
-from knhk.bootstrap.node import Node, run_async
+from knhk.bootstrap.node import PARTITION, Node, run_async
 from knhk.bootstrap.operations import NodeOperations
 from knhk.bootstrap.protection import NodeProtection
 from knhk.bootstrap.recovery import NodeRecovery
@@ -27,6 +28,7 @@ from knhk.platform.serving import Serving, listen
 
 if TYPE_CHECKING:
     from knhk.bootstrap.cluster import Cluster
+    from knhk.bootstrap.local import Local, Seat
 
 _SWITCH_INTERVAL_S: Final = 0.0005
 _YOUNG_OBJECTS: Final = 50_000
@@ -35,7 +37,11 @@ _YOUNG_OBJECTS: Final = 50_000
 def serve(loaded: Loaded) -> int:
     """Serve the API and the operations until a signal or /shutdown; the process's exit code."""
     configure(loaded.config.platform.log_level)
-    code = run_async(_serve(loaded))
+    return ended(run_async(_serve(loaded)))
+
+
+def ended(code: int) -> int:
+    """The exit code of a process whose loop has ended."""
     if any(thread.name.startswith(THREAD_NAME) for thread in threading.enumerate()):
         # An action that blocks for ever in a thread would keep the interpreter from ending; all else is closed.
         flush()
@@ -45,52 +51,79 @@ def serve(loaded: Loaded) -> int:
 
 async def _serve(loaded: Loaded) -> int:
     config, log = loaded.config, get("knhk.serve")
-    for sentence in (*loaded.warnings, *absent_sections(loaded), *filter(None, [complaint(config)])):
+    for sentence in (*loaded.warnings, *absent_sections(loaded), *filter(None, [complaint(config), objection(config)])):
         log.warning(sentence)
+    force = await force_of(config)
+    if force is not None:
+        from knhk.bootstrap.supervising import supervise
+
+        return await supervise(loaded, force)
     metrics = config.observability
-    api_socket = listen(config.api.host, config.api.port, "api.port")
-    operations_socket = listen(metrics.metrics_host, metrics.metrics_port, "observability.metrics_port")
+    sockets = Sockets(
+        listen(config.api.host, config.api.port, "api.port"),
+        listen(metrics.metrics_host, metrics.metrics_port, "observability.metrics_port"),
+    )
+    return await serve_on(loaded, sockets)
+
+
+class Sockets(NamedTuple):
+    """What a process listens on; on `inner`, if there is one, others of the same server ask it."""
+
+    api: socket.socket
+    operations: socket.socket
+    inner: socket.socket | None = None
+
+
+async def serve_on(loaded: Loaded, sockets: Sockets, seat: "Seat | None" = None) -> int:
+    """Serve until a signal or /shutdown; the exit code. `seat` is the process's place among several of a server."""
+    config, log = loaded.config, get("knhk.serve")
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    node = Node(config)
+    node = Node(config) if seat is None else Node(config, seat.number)
     recovery = NodeRecovery(node, loaded.path)
-    protection = NodeProtection(node)
+    protection = NodeProtection(node, shares=seat is not None and bool(config.persistence.url))
     monitor = monitor_of(node)
-    duties = duties_of(node, recovery, protection, monitor)
+    company = _company_of(node, sockets.api, stopping, seat)
+    duties = duties_of(node, recovery, protection, monitor, shares=company is not None)
     diagnostics = NodeDiagnostics(loaded, node)
-    cluster = _cluster_of(node, api_socket)
-    scaling = NodeScaling(node, cluster)
-    duties.append(scaling.autoscaler)
-    operations = NodeOperations(node, duties, recovery, stopping, diagnostics, monitor, cluster)
-    operations_server = diagnostics.server(operations, monitor, operations_socket)
-    api_server = _api_of(node, cluster, scaling, protection, api_socket)
+    scaling = _scaling_of(node, company)
+    if seat is None or seat.number == PARTITION:
+        duties.append(scaling.autoscaler)
+    operations = NodeOperations(node, duties, recovery, stopping, diagnostics, monitor, company)
+    operations_server = diagnostics.server(operations, monitor, sockets.operations)
+    api_servers = _api_of(node, company, scaling, protection, sockets)
+    api, inner = _address(sockets.api), _address(sockets.inner or sockets.api)
     try:
-        await diagnostics.start(_address(api_socket), _address(operations_socket))
+        await diagnostics.start(api, _address(sockets.operations))
         await operations_server.start()
-        await (node.start() if cluster is None else cluster.start())
+        await (node.start() if company is None else company.start())
         await node.uptime.start()
         for duty in duties:
             await duty.start()
-        await api_server.start()
+        for server in api_servers:
+            await server.start()
         _tune_for_throughput()
         operations.started = True
         log.info(
             "ready",
-            api=_address(api_socket),
-            operations=_address(operations_socket),
+            api=api,
+            operations=_address(sockets.operations),
             data=public_name(config.persistence.url) or str(config.persistence.path),
             version=__version__,
         )
-        return await _until_stopped(node, cluster, config, stopping)
+        if company is not None:
+            company.ready(inner, _address(sockets.operations))
+        return await _until_stopped(node, company, config, stopping)
     finally:
         node.workers.close()
-        await api_server.stop()
+        for server in api_servers:
+            await server.stop()
         for duty in reversed(duties):
             await duty.stop()
         await node.uptime.stop()
-        if cluster is not None:
-            await cluster.stop()
+        if company is not None:
+            await company.stop()
         await node.stop()
         await operations_server.stop()
         log.info("stopped")
@@ -99,16 +132,15 @@ async def _serve(loaded: Loaded) -> int:
 
 def _api_of(
     node: Node,
-    cluster: "Cluster | None",
+    company: "Cluster | Local | None",
     scaling: NodeScaling,
     protection: NodeProtection,
-    api_socket: socket.socket,
-) -> Serving:
-    """The API's server. In a cluster each request finds its way to the node that owns what it is about."""
+    sockets: Sockets,
+) -> list[Serving]:
+    """The API's servers. Where there are several processes each request finds its way to the one that it is for."""
     from knhk.api.actions import action_handlers
     from knhk.api.app import create_app
     from knhk.api.blobs import blob_handlers
-    from knhk.api.cluster import cluster_handlers
     from knhk.api.fast_path import protocol_for
     from knhk.api.protection import protection_handlers
     from knhk.api.routed_control import routed
@@ -120,25 +152,37 @@ def _api_of(
     workers, most_bytes = node.config.workers, node.config.api.max_body_bytes
     control, route = node.engine.control, SubmitRoute(node.engine.control, most_bytes)
     remote: Face = node.workers
-    if cluster is not None:
-        control, route = routed(cluster.router), RoutedSubmit(cluster.router, most_bytes)
-        remote = cluster.workers
-        protection.erasure.runs, protection.erasure.projected = control, cluster.projected
+    if company is not None:
+        control, route = routed(company.router), RoutedSubmit(company.router, most_bytes)
+        remote = company.workers
+        protection.erasure.runs, protection.erasure.projected = control, company.projected
     further = [
         *action_handlers(node.registry),
         *blob_handlers(node.blobs),
         *worker_handlers(remote, max_wait_ns=workers.max_wait_ns, max_batch=workers.max_batch),
         *protection_handlers(control, protection.services),
         *scaling_handlers(scaling),
-        *(cluster_handlers(cluster) if cluster is not None else ()),
+        *(company.handlers() if company is not None else ()),
     ]
     application: Any = create_app(control, route, version=__version__, further=further)
-    if cluster is not None:
-        application = Routing(application, cluster.router, most_bytes)
-    return Serving(application, api_socket, protocol_for(route))
+    if company is not None:
+        application = Routing(application, company.router, most_bytes)
+    given = [one for one in (sockets.inner, sockets.api) if one is not None]
+    return [Serving(application, one, protocol_for(route)) for one in given]
 
 
-def _cluster_of(node: Node, api_socket: socket.socket) -> "Cluster | None":
+def _scaling_of(node: Node, company: "Cluster | Local | None") -> NodeScaling:
+    cluster, processes = (None, None) if company is None else company.for_scaling()
+    return NodeScaling(node, cluster, processes)
+
+
+def _company_of(
+    node: Node, api_socket: socket.socket, stopping: asyncio.Event, seat: "Seat | None"
+) -> "Cluster | Local | None":
+    if seat is not None:
+        from knhk.bootstrap.local import Local
+
+        return Local(node, seat, stopping)
     if not is_clustered(node.config):
         return None
     from knhk.bootstrap.cluster import Cluster
@@ -146,13 +190,13 @@ def _cluster_of(node: Node, api_socket: socket.socket) -> "Cluster | None":
     return Cluster(node, own_url(node.config, api_socket.getsockname()[1]))
 
 
-async def _until_stopped(node: Node, cluster: "Cluster | None", config: Config, stopping: asyncio.Event) -> int:
+async def _until_stopped(node: Node, company: "Cluster | Local | None", config: Config, stopping: asyncio.Event) -> int:
     grace_s = config.platform.shutdown_grace_ns / 1e9
-    if cluster is not None:
+    if company is not None:
         await stopping.wait()
         get("knhk.serve").info("leaving", grace_s=grace_s)
-        await cluster.leave(grace_s)
-        return 0
+        await company.leave(grace_s)
+        return company.exit_code
     halted = node.engine.halted
     assert halted is not None
     halted.add_done_callback(lambda _halted: stopping.set())

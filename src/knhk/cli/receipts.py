@@ -9,7 +9,7 @@ from knhk.cli import exit_codes, signing_keys
 from knhk.cli.files import read_bytes, read_public_key, write_bytes
 from knhk.cli.options import ConfigOption, DataOption, IdArgument, OutputOption, PublicKeyOption
 from knhk.cli.output import Output, emit, note, print_fields, print_table
-from knhk.cli.store import blobs_in, data_directory, reading, trust_of
+from knhk.cli.store import DataDirectory, blobs_in, data_directory, directory_with, others_in, reading, trust_of
 from knhk.cli.verdict import print_report, progress_bar
 from knhk.domain.errors import InvalidInput
 
@@ -50,14 +50,19 @@ def verify(
     number = None if workflow_id is None else parse(workflow_id)
     directory = data_directory(context, data, config)
 
-    async def read(store: "ScannedJournal") -> "Report":
+    async def read(store: "ScannedJournal", at: DataDirectory) -> "Report":
         trust = await trust_of(store, public_key)
         if number is not None:
             return await verify_workflow(store, number, trust)
         with progress_bar() as progress:
-            return await verify_all(store, store.scanner(), trust, progress, blobs=blobs_in(directory, store))
+            return await verify_all(store, store.scanner(), trust, progress, blobs=blobs_in(at, store))
 
-    report = reading(directory, read)
+    def look(at: DataDirectory) -> "Report":
+        return reading(at, lambda store: read(store, at))
+
+    report = look(directory if number is None else directory_with(directory, number))
+    for further in others_in(directory) if number is None else ():
+        report.absorb(look(further))
     subject = {} if number is None else {"workflow_id": workflow_id}
     emit({**subject, **report.to_dict()}, output, lambda: print_report(report, workflow_id or "the journal"))
     if not report.valid:
@@ -87,7 +92,7 @@ def show(
             raise WorkflowNotFound(f"there is no workflow {workflow_id}")
         return decode_receipts(found, number)
 
-    rows = reading(data_directory(context, data, config), read)
+    rows = reading(directory_with(data_directory(context, data, config), number), read)
 
     def table() -> None:
         columns = ("seq", "at", "kind", "step", "attempt", "actor", "detail", "hash")
@@ -135,7 +140,7 @@ def prove(
     async def read(store: "ScannedJournal") -> "Proof":
         return await make(store, number, seq, await trust_of(store, public_key))
 
-    proof = reading(data_directory(context, data, config), read)
+    proof = reading(directory_with(data_directory(context, data, config), number), read)
     raw = msgspec.json.format(msgspec.json.encode(proof), indent=2) + b"\n"
     if output_file is None:
         typer.echo(raw.decode(), nl=False)

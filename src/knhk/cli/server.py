@@ -9,6 +9,8 @@ from knhk.cli.options import ConfigOption, OutputOption, given_before, load_conf
 from knhk.cli.output import Output, emit, note, print_fields, print_table
 from knhk.cli.store import DataDirectory, reading
 
+_EMPTY = ("lost+found", "journal.head", "partitions")
+
 config_app = typer.Typer(name="config", help="The configuration.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -117,7 +119,7 @@ def _prepare_data(settings: Any) -> None:
         return
     try:
         path.mkdir(parents=True, exist_ok=True)
-        foreign = next((one.name for one in path.iterdir() if one.name not in ("lost+found", "journal.head")), "")
+        foreign = next((one.name for one in path.iterdir() if one.name not in _EMPTY), "")
     except OSError as error:
         raise InvalidConfiguration(f"persistence.path: {path} cannot be made: {error.strerror}") from error
     if foreign:

@@ -54,6 +54,25 @@ def data_directory(context: typer.Context, data: Path | None, config: Path | Non
     return DataDirectory(data, beside.model_copy(update={"key_path": key_path}))
 
 
+def others_in(directory: DataDirectory) -> list[DataDirectory]:
+    """The directories of the further partitions of a data directory that more than one process worked on.
+
+    Raises JournalCorrupt if one is missing.
+    """
+    from knhk.persistence.partition_directories import directory_of, partitions_in
+
+    count = 1 if directory.persistence.url else partitions_in(directory.path)
+    return [directory._replace(path=directory_of(directory.path, one)) for one in range(1, count)]
+
+
+def directory_with(directory: DataDirectory, workflow_id: int) -> DataDirectory:
+    """The directory that has a workflow: that of its partition, if there are several, else the one that is named."""
+    from knhk.domain.identifier import partition_of
+
+    of_partition = dict(enumerate([directory, *others_in(directory)]))
+    return of_partition.get(partition_of(workflow_id), directory)
+
+
 @contextmanager
 def opened(directory: DataDirectory) -> "Iterator[RocksDbStore]":
     """The store in a data directory, as it is now. Without its keys, what is encrypted in it stays so.

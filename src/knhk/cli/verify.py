@@ -8,7 +8,7 @@ import typer
 from knhk.cli import exit_codes
 from knhk.cli.options import ConfigOption, DataOption, OutputOption, PublicKeyOption
 from knhk.cli.output import Output, emit
-from knhk.cli.store import DataDirectory, blobs_in, data_directory, reading, trust_of
+from knhk.cli.store import DataDirectory, blobs_in, data_directory, others_in, reading, trust_of
 from knhk.cli.verdict import print_report, progress_bar
 
 if TYPE_CHECKING:
@@ -33,7 +33,13 @@ def verify(
     are verified by the signed blocks, and their contents are not. Exits 1 if anything is wrong.
     """
     directory = data_directory(context, data, config)
-    report = _incomplete(directory) or reading(directory, lambda store: _verified(store, directory, full, public_key))
+
+    def look(at: DataDirectory) -> "Report":
+        return reading(at, lambda store: _verified(store, at, full, public_key))
+
+    report = _incomplete(directory) or look(directory)
+    for further in others_in(directory):
+        report.absorb(look(further))
     shown = {"data": directory.name, "full": full, **report.to_dict()}
     emit(shown, output, lambda: print_report(report, directory.name))
     if not report.valid:

@@ -55,6 +55,11 @@ class Platform(Section):
         description="This node's name in receipts, logs and the cluster.",
         json_schema_extra={"default": "the host's name"},
     )
+    processes: str = Field(
+        default="1",
+        pattern=r"^(auto|[1-9]|[1-5][0-9]|6[0-4])$",
+        description="Processes that share the work and the port; from 1 to 64, or `auto` for one a processor.",
+    )
     log_level: Annotated[LogLevel, CaseBlind] = Field(
         default="info", description="The least severe messages that are logged."
     )

@@ -1,7 +1,7 @@
 """A histogram of plain integers and one sum: cheap enough to be filled on the hot path, read when somebody asks."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 SHORT_S: Final = (
@@ -33,6 +33,19 @@ class Histogram:
     def count(self) -> int:
         """How many values were counted."""
         return sum(self.counts)
+
+
+def merged(given: Sequence[Mapping[str, Histogram]]) -> dict[str, Histogram]:
+    """Histograms of the same names and bounds as one of each; those of one place alone as they are."""
+    if len(given) == 1:
+        return dict(given[0])
+    total: dict[str, Histogram] = {}
+    for histograms in given:
+        for name, one in histograms.items():
+            sum_of = total.setdefault(name, Histogram(one.bounds))
+            sum_of.counts = [mine + more for mine, more in zip(sum_of.counts, one.counts, strict=True)]
+            sum_of.total += one.total
+    return total
 
 
 def quantile(share: float, bounds: Sequence[float], counts: Sequence[int]) -> float | None:

@@ -84,11 +84,7 @@ class Metrics(Collector):
 
     def exposition(self, accept: str = "") -> Exposition:
         """Everything, in the format the `Accept` header asks for: OpenMetrics, or Prometheus's text format 0.0.4."""
-        try:
-            encode, content_type = choose_encoder(accept)
-        except (ValueError, TypeError):  # what the library makes of a version that is none
-            encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
-        return Exposition(encode(self._registry), content_type)
+        return exposition(self._registry, accept)
 
     def take(self, summary: Summary, event: Event, action: str) -> None:
         """Count one committed event. Never raises, and takes less than a microsecond."""
@@ -167,3 +163,12 @@ class Metrics(Collector):
                 name = OTHER
             counts = self._departments.setdefault(name, [0] * len(_END_NAMES))
         return counts
+
+
+def exposition(registry: CollectorRegistry, accept: str = "") -> Exposition:
+    """All metrics of a registry, as Metrics.exposition gives them."""
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (ValueError, TypeError):  # what the library makes of a version that is none
+        encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
+    return Exposition(encode(registry), content_type)

@@ -99,10 +99,10 @@ def _action_handlers(operations: Operations) -> list[Any]:
             raise Conflict("a checkpoint is being written already", hint="Wait until it is done.")
         under_way = True
         try:
-            path, height = await operations.checkpoint()
+            written = await operations.checkpoint()
         finally:
             under_way = False
-        return _answer({"path": str(path), "height": height}, 201)
+        return _answer(dict(written), 201)
 
     @post("/drill")
     async def drill() -> Response[bytes]:

@@ -46,7 +46,7 @@ class Bridge:
         if scope["path"].startswith(DEBUG):
             return await self._debug(scope, receive, send)
         try:
-            body = await _body(receive)
+            body = await body_of(receive)
         except PayloadTooLarge as error:
             return await _refuse(error, send)
         if body is None:
@@ -74,7 +74,7 @@ class Bridge:
         await _refuse(Unavailable(why, hint="See `knhk debug tasks`, or /debug/tasks, for what it is doing."), send)
 
 
-async def _body(receive: Any) -> bytes | None:
+async def body_of(receive: Any) -> bytes | None:
     """The request's body, None if the client went away. Raises PayloadTooLarge: no route needs so much."""
     parts, size = [], 0
     while True:

@@ -1,7 +1,6 @@
 """What the operations server needs to know and to be able to do: the composition root fills it in."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 from knhk.observability.readings import ABSENT, OK, WARNING
@@ -41,8 +40,11 @@ class Operations(Protocol):
         """The exposition in a format that the `Accept` header allows, and its content type."""
         ...
 
-    async def checkpoint(self) -> tuple[Path, int]:
-        """Write a consistent copy of the store to a new directory; the directory, and the height of its last block."""
+    async def checkpoint(self) -> Mapping[str, Any]:
+        """Write a consistent copy of the store to a new directory: its `path`, and the `height` of its last block.
+
+        Where there are several partitions with a store each, `partitions` has all of them.
+        """
         ...
 
     async def drill(self) -> Mapping[str, Any]:

@@ -251,6 +251,13 @@ class PostgresStore:
         """What is shipped to other places; to be used in another thread than the event loop's."""
         return StoredRows(PostgresRows(postgres_care.pooled(self._connections)), self.cipher)
 
+    async def partitions(self) -> list[int]:
+        """The partitions that were ever taken over, ascending."""
+        found = await self._connections.read(
+            "reading partitions", "SELECT partition FROM partitions ORDER BY partition"
+        )
+        return [partition for (partition,) in found]
+
     # -- Journal
 
     async def head(self, partition: int) -> SignedBlock | None:

@@ -19,6 +19,7 @@ from knhk.persistence import head_witness
 from knhk.persistence.block_rows import decode_signed_block
 from knhk.persistence.fencing import Tip
 from knhk.persistence.format_version import check_format, stored_format
+from knhk.persistence.partition_directories import FOLDER as PARTITIONS
 from knhk.persistence.rocksdb_database import Counters, Database, log_bytes, stored_families
 from knhk.persistence.rocksdb_errors import translated
 from knhk.persistence.rocksdb_keys import (
@@ -76,7 +77,7 @@ def _is_fresh(path: Path) -> bool:
     if not path.is_dir():
         raise InvalidConfiguration(f"{path} is not a directory")
     names = {entry.name for entry in path.iterdir()}
-    if not {name for name in names if not name.startswith(".") and name != "lost+found"}:
+    if not {name for name in names if not name.startswith(".") and name not in ("lost+found", PARTITIONS)}:
         return True
     noted = head_witness.read(path)
     if "CURRENT" in names:

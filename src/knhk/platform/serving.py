@@ -105,17 +105,32 @@ class ServingThread:
 
 def listen(host: str, port: int, setting: str) -> socket.socket:
     """A listening socket. Raises InvalidConfiguration, naming the setting, if the address cannot be had."""
+    return _bound(host, port, setting, shared=False)
+
+
+def share(host: str, port: int, setting: str) -> socket.socket:
+    """A socket on an address that processes share: the kernel gives each connection to one of those that listen.
+
+    It does not listen yet. Raises InvalidConfiguration as `listen` does, if somebody has it and does not share.
+    """
+    return _bound(host, port, setting, shared=True)
+
+
+def _bound(host: str, port: int, setting: str, *, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
-        listener.listen(_BACKLOG)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind((host, port))
+        if not shared:
+            bound.listen(_BACKLOG)
     except OSError as error:
-        listener.close()
+        bound.close()
         raise InvalidConfiguration(
             f"{setting}: cannot listen on {host}:{port}: {error.strerror}",
             hint="Stop what uses this port, or choose another one in the configuration.",
         ) from error
-    listener.setblocking(False)
-    return listener
+    bound.setblocking(False)
+    return bound

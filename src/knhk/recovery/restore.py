@@ -30,6 +30,7 @@ from knhk.domain.errors import (
     NotFound,
 )
 from knhk.domain.times import rfc3339
+from knhk.persistence.partition_directories import FOLDER as PARTITIONS
 from knhk.persistence.rocksdb_errors import translated
 from knhk.persistence.scanner import Progress
 from knhk.persistence.verification import UNDECODABLE, CheckSignature
@@ -126,7 +127,7 @@ def offline(data: Path) -> Iterator[None]:
 
 def refuse_unfinished(data: Path) -> None:
     """Raise Corrupt if a restore was interrupted after taking the old directory away and before putting the new one."""
-    if data.exists():
+    if data.exists() and not (_staging(data) / PARTITIONS).exists():
         return
     unfinished = _remembered(data)
     if unfinished is not None and unfinished.phase == _SWITCHING:
@@ -141,7 +142,7 @@ class Staging:
 
     def __init__(self, data: Path, source: Source | None, name: str) -> None:
         self.data, self.source = data, source
-        self.path = data.with_name(f"{data.name}.recovering")
+        self.path = _staging(data)
         self._marker = _marker(data)
         self._state = Unfinished(name, _COPYING)
 
@@ -237,6 +238,8 @@ class Staging:
         kept_at = Path(state.kept) if state.kept else None
         try:
             if kept_at is not None and not kept_at.exists():
+                if (self.data / PARTITIONS).exists():  # those that are not restored; see refuse_unfinished
+                    (self.data / PARTITIONS).rename(self.path / PARTITIONS)
                 self.data.rename(kept_at)
             if self.path.exists():
                 self.path.rename(self.data)
@@ -282,6 +285,10 @@ def _pieces(source: Source, name: str) -> Iterator[bytes]:
                 yield piece
     except FileNotFoundError as error:
         raise NotFound(str(error)) from error
+
+
+def _staging(data: Path) -> Path:
+    return data.with_name(f"{data.name}.recovering")
 
 
 def _marker(data: Path) -> Path:

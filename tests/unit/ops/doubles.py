@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from knhk.domain.errors import KnhkError
@@ -37,12 +36,12 @@ class Node:
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         return self.counts.exposition(accept)
 
-    async def checkpoint(self) -> tuple[Path, int]:
+    async def checkpoint(self) -> Mapping[str, Any]:
         self.writing.set()
         await self.gate.wait()
         if self.failure is not None:
             raise self.failure
-        return Path("/var/lib/knhk/checkpoints/1"), 41
+        return {"path": "/var/lib/knhk/checkpoints/1", "height": 41}
 
     async def drill(self) -> Mapping[str, Any]:
         return {"ok": True}
