@@ -121,7 +121,7 @@ class House:
         engine = self.engine
         self.store = self._slow(self.store.survivor(self.faults))
         engine.scheduler.close()
-        engine.executor._waiting.clear()
+        engine.executor._slots.clear()
         while doomed := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in doomed:
                 task.cancel()
@@ -188,6 +188,7 @@ class House:
             "claims": list(engine.control._claims),
             "running": engine.executor.running,
             "waiting": engine.executor.waiting,
+            "slots": dict(engine.executor._slots.running),
             "due": engine.sleepers.due,
             "live marks": list(state.live),
             "timer rows": list(state.timers),

@@ -6,7 +6,6 @@ All exceptions end here, or in actions/transport.py.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -32,6 +31,7 @@ from knhk.domain.frame import FIRST_INSIDE, Frame
 from knhk.domain.identifier import to_text
 from knhk.domain.plan import GIVEN, Step
 from knhk.engine.live import LiveRun
+from knhk.engine.step_slots import StepSlots
 from knhk.ports.environment import Clock
 
 THREAD_NAME: Final = "knhk-action"
@@ -98,7 +98,7 @@ class Remote(Protocol):
 
 
 class Executor:
-    """Runs attempts, at most `max_concurrent` of those with a task at a time; others wait in the order they came.
+    """Runs attempts, at most `max_concurrent` of those with a task at a time; others wait for their turn.
 
     `sampling_rate` is the share of runs whose spans are sent, None if none are.
     """
@@ -118,7 +118,7 @@ class Executor:
         self._registry, self._clock, self._ended = registry, clock, ended
         self._max_concurrent, self._sampling_rate = max_concurrent, sampling_rate
         self._running: set[asyncio.Task[None]] = set()
-        self._waiting: deque[tuple[Attempt, Action, Invocation]] = deque()
+        self._slots: StepSlots[tuple[Attempt, Action, Invocation]] = StepSlots()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=THREAD_NAME)
 
     @property
@@ -129,11 +129,11 @@ class Executor:
     @property
     def waiting(self) -> int:
         """How many attempts wait for a place."""
-        return len(self._waiting)
+        return len(self._slots)
 
     def is_waiting(self, attempt: Attempt) -> bool:
         """Whether an attempt waits for a place."""
-        return bool(self._waiting) and any(one is attempt for one, _, _ in self._waiting)
+        return bool(self._slots) and any(one is attempt for one, _, _ in self._slots)
 
     def begin(self, attempt: Attempt) -> Outcome | None:
         """Begin an attempt. An outcome means that it has ended already; otherwise `ended` is called when it does."""
@@ -150,7 +150,8 @@ class Executor:
         if action.mode == "inline":
             return run_blocking(action, prepared)
         if len(self._running) >= self._max_concurrent:
-            self._waiting.append((attempt, action, prepared))
+            run = attempt.live.run
+            self._slots.add(run.plan.department, run.workflow_id, (attempt, action, prepared))
         else:
             self._launch(attempt, action, prepared)
         return None
@@ -169,7 +170,7 @@ class Executor:
 
     async def close(self) -> None:
         """Stop everything that is under way. Outcomes are not reported any more."""
-        self._waiting.clear()
+        self._slots.clear()
         for task in tuple(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -221,12 +222,15 @@ class Executor:
         task = asyncio.create_task(self._perform(attempt, action, invocation), name=invocation.idempotency_key)
         attempt.task = task
         self._running.add(task)
-        task.add_done_callback(self._leave)
+        department = attempt.live.run.plan.department
+        self._slots.running[department] += 1
+        task.add_done_callback(partial(self._leave, department))
 
-    def _leave(self, task: "asyncio.Task[None]") -> None:
+    def _leave(self, department: str, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
-        while self._waiting and len(self._running) < self._max_concurrent:
-            attempt, action, invocation = self._waiting.popleft()
+        self._slots.left(department)
+        while self._slots and len(self._running) < self._max_concurrent:
+            attempt, action, invocation = self._slots.take()
             if not attempt.ended:
                 now = self._clock.now_ns()
                 attempt.queued_ns, attempt.started_at_ns = now - attempt.started_at_ns, now
