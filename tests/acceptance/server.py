@@ -44,6 +44,7 @@ class Server:
         self.arguments = ["serve", "--config", str(self.config)]
         self.log = directory / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.module = "knhk"
         self.variables: dict[str, str] = {}
         """What the server and the command line find in their environment besides."""
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.api_port}", timeout=30)
@@ -63,7 +64,7 @@ class Server:
     def start(self, timeout_s: float = 30.0) -> "Server":
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "knhk", *self.arguments],
+                [sys.executable, "-m", self.module, *self.arguments],
                 stdout=log,
                 stderr=log,
                 env=self.environment(),

@@ -96,16 +96,23 @@ def test_etcd_and_postgresql_fail(fleet: Fleet, tmp_path: Path) -> None:
     time.sleep(2 * TTL_S)
     shown = fleet.status()
     assert [bool(member["trouble"]) for member in shown["etcd"]] == [True, False, False]
+    assert (shown["known"], shown["unknown"]) == ("now", [])
+    assert None not in {one["lag_blocks"] for one in shown["partitions"]}, "the owners say how far their lists are"
     assert not load.refused, f"one member of three is not needed: {load.refused}"
     assert [one["epoch"] for one in shown["partitions"]] == epochs
 
     fleet.etcd.kill(1)
     taken = len(load.acknowledged)
     until(lambda: bool(fleet.status()["trouble"]), 20)
-    until(lambda: not fleet.status()["member"], 20)
+    until(lambda: not any(fleet.status(name)["member"] for name in fleet.running), 20)
     print(
         f"without etcd {len(load.acknowledged) - taken} workflows were taken until the leases ended; then all stopped"
     )
+    shown = fleet.status()
+    assert [bool(member["trouble"]) for member in shown["etcd"]] == [True, True, True]
+    assert shown["known"].startswith("what one member of etcd has"), shown["known"]
+    assert "which is no majority" in shown["unknown"][0]
+    assert [(one["answers"], one["lease_left_s"]) for one in shown["nodes"]] == [(True, 0.0)] * 3
     health = fleet.any().client.get(f"{fleet.any().ops}/health/detailed").json()
     assert "etcd does not answer" in health["checks"]["cluster"]
     assert fleet.any().client.get(f"{fleet.any().ops}/ready").status_code == 503

@@ -12,8 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
+from knhk import __version__
 from knhk.domain.identifier import parse, partition_of
-from tests.acceptance.fleet import PARTITIONS, Fleet, until, verified
+from tests.acceptance.fleet import PARTITIONS, Fleet, Load, until, verified
 from tests.acceptance.server import Server
 from tests.services import etcd, postgres
 from tests.services.alert_receivers import HttpReceiver
@@ -245,6 +246,41 @@ def test_the_owners_of_leases_die(fleet: Fleet) -> None:
     assert [one["kind"] for one in receipts].count("step.started") == 1
     fleet.start(gone)
     fleet.settled()
+
+
+@pytest.mark.timeout(200)
+def test_a_rolling_upgrade(fleet: Fleet, tmp_path: Path) -> None:
+    """Nodes of the next version among those of this one, forth and back; one that does not fit is refused."""
+    name = sorted(fleet.running)[0]
+    node, others = fleet.nodes[name], [fleet.nodes[one] for one in sorted(fleet.running) if one != name]
+    load = Load(fleet, tmp_path / "effects.txt", 4)
+    load.start()
+    fleet.stop(name)
+    node.module = "tests.acceptance.next_version"
+    node.variables["NEXT_LEAST"] = "2"
+    with pytest.raises(AssertionError, match="KNHK-4006"):
+        node.start(timeout_s=60)
+    shown = fleet.status()
+    assert (name in {one["node_id"] for one in shown["nodes"]}, shown["moving"]) == (False, 0)
+
+    node.variables["NEXT_LEAST"] = "1"
+    fleet.start(name)
+    fleet.settled()
+    assert {one["version"] for one in fleet.status()["nodes"]} == {"6.1.0", __version__}
+    owned = {one["partition"] for one in fleet.status()["partitions"] if one["owner"] == name}
+    runs = spread(node, WAITS.format(department="sales", order="next"))
+    assert owned & {partition_of(parse(one)) for one in runs}
+    assert all(one.status(run)["state"] == "running" for one in others for run in runs)
+    time.sleep(1)
+    fleet.stop(name)  # the others go on with what the next version has written
+    node.module = "knhk"
+    fleet.start(name)
+    fleet.settled()
+    post(node, "/events", {"event": "paid", "correlate": "next", "data": 1})
+    ended(others[0], runs)
+    load.finish()
+    print(f"{len(load.acknowledged)} workflows during an upgrade and back; refused {dict(load.refused)}")
+    assert not [code for code in load.refused if code.startswith("KNHK")], load.refused
 
 
 def told(receiver: HttpReceiver) -> list[str]:

@@ -1,13 +1,15 @@
 """The PostgreSQL store against a real server that is killed, cut off, read-only, damaged, or owned by somebody else."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from knhk.domain.errors import Fenced, InvalidConfiguration, JournalCorrupt, StorageUnavailable, Unsupported
+from knhk.domain.identifier import compose
 from knhk.persistence import postgres, postgres_commit, postgres_projections
 from knhk.persistence.journal_check import verify_all
 from knhk.persistence.postgres import PostgresStore
@@ -120,6 +122,26 @@ async def test_an_owner_that_takes_over_sees_what_its_predecessor_committed_unti
     assert len(await new.receipts(B)) == committed
     await old.close()
     await new.close()
+
+
+async def test_connecting_anew_while_another_partition_commits_is_no_loss(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_at(url)
+    await begun(store)
+    other, run = CommitBuilder(await store.acquire(1)), compose(1_800_000_000_000, 1, 1)
+    await store.append(other.commit([other.slice(run)]))
+    writing = store._connections.writing
+
+    @asynccontextmanager
+    async def slow(doing: str) -> AsyncIterator[Any]:
+        async with writing(doing) as connection:
+            yield connection
+        await store.append(other.commit([other.slice(run)]))  # after the heads were read
+
+    monkeypatch.setattr(store._connections, "writing", slow)
+    await store.reopen()
+    await store.close()
 
 
 async def test_a_killed_server_loses_nothing_and_doubles_nothing(own: PostgresServer) -> None:

@@ -17,6 +17,10 @@ class ClusterFace(Protocol):
         """Nodes, partitions, leader, etcd; what is not known says so."""
         ...
 
+    def here(self) -> dict[str, Any]:
+        """What this node says of itself: its lease, and what its partitions do."""
+        ...
+
     async def drain(self, node_id: str, *, drained: bool) -> None:
         """Let a node own nothing, or take part again. Raises NotFound, CoordinationUnavailable."""
         ...
@@ -31,8 +35,13 @@ def cluster_handlers(cluster: ClusterFace) -> list[Any]:
 
     @get("/cluster", summary="State of the cluster")
     async def get_cluster() -> dict[str, Any]:
-        """Nodes, partitions with owners and epochs, and etcd, as this node knows them; `age_s` says how old that is."""
+        """Nodes, partitions with owners and epochs, and etcd; `known` says how far that is to be believed."""
         return await cluster.status()
+
+    @get("/cluster/here", summary="This node's part of the cluster", sync_to_thread=False)
+    def get_here() -> dict[str, Any]:
+        """The lease of the node that is asked, and what its partitions do: known even without etcd."""
+        return cluster.here()
 
     @post("/cluster/nodes/{node_id:str}/drain", status_code=202, summary="Drain a node", responses=_CHANGES)
     async def drain_node(node_id: Annotated[str, PathParameter(description="The node's name.")]) -> dict[str, Any]:
@@ -51,4 +60,4 @@ def cluster_handlers(cluster: ClusterFace) -> list[Any]:
         """Ends all drains. Partitions move by themselves to where they belong; `moving` says how many will."""
         return {"moving": await cluster.rebalance()}
 
-    return [get_cluster, drain_node, undrain_node, rebalance]
+    return [get_cluster, get_here, drain_node, undrain_node, rebalance]

@@ -8,14 +8,15 @@ from knhk import __version__
 from knhk.api.cluster import cluster_handlers
 from knhk.api.routed_workers import RoutedWorkers
 from knhk.api.routing import Router, give_event
+from knhk.bootstrap.cluster_status import moving, status
 from knhk.bootstrap.node import Node
 from knhk.bootstrap.recovery import NodeRecovery
+from knhk.cluster import view
 from knhk.cluster.assignment import partition_of_key
 from knhk.cluster.etcd import Etcd
 from knhk.cluster.member import Member, Settings
 from knhk.cluster.view import Node as NodeEntry
 from knhk.domain.errors import Fenced, KnhkError, NotFound, PartitionMoving
-from knhk.domain.times import rfc3339
 from knhk.engine.control import Control
 from knhk.engine.projector import FOLD
 from knhk.engine.service import Engine
@@ -45,7 +46,14 @@ class Cluster:
         self.wait_s = 4.0 * ttl_s
         self._halted: dict[int, str] = {}
         self._listers: dict[int, Control] = {}
-        entry = NodeEntry(node.config.platform.node_id, config.advertise or api, __version__, node.clock.now_ns())
+        entry = NodeEntry(
+            node.config.platform.node_id,
+            config.advertise or api,
+            __version__,
+            node.clock.now_ns(),
+            protocol=view.PROTOCOL,
+            least=view.LEAST,
+        )
         self.member = Member(
             Settings(f"/knhk/{config.name}", config.partitions, ttl_s),
             entry,
@@ -154,53 +162,33 @@ class Cluster:
 
     # -- as operators see it
 
+    @property
+    def name(self) -> str:
+        """The cluster's name in etcd."""
+        return self._node.config.cluster.name
+
+    @property
+    def lease_left_s(self) -> float:
+        """How long this node may go on without etcd, in seconds."""
+        left_s = self.member.deadline - asyncio.get_running_loop().time()
+        return round(max(0.0, left_s), 2) if self.member.is_member else 0.0
+
     async def status(self) -> dict[str, Any]:
-        member, view = self.member, self.member.view
-        now = asyncio.get_running_loop().time()
-        owned: dict[str, int] = {}
-        for held in view.owners.values():
-            owned[held.owner.node_id] = owned.get(held.owner.node_id, 0) + 1
-        wanted = view.wanted(self.partitions)
+        return await status(self)
+
+    def here(self) -> dict[str, Any]:
         return {
-            "cluster": self._node.config.cluster.name,
-            "node_id": member.node.node_id,
-            "member": member.is_member,
-            "lease_left_s": round(max(0.0, member.deadline - now), 2) if member.is_member else 0.0,
-            "age_s": round(now - member.read_at, 2) if member.read_at else None,
-            "trouble": member.trouble.message if member.trouble else "",
-            "leader": view.leader,
-            "nodes": [
-                {
-                    "node_id": name,
-                    "role": "leader" if name == view.leader else "follower",
-                    "state": "leaving" if one.leaving else "drained" if name in view.drained else "active",
-                    "partitions": owned.get(name, 0),
-                    "api": one.api,
-                    "version": one.version,
-                    "started_at": rfc3339(one.started_at_ns),
+            "node_id": self.member.node.node_id,
+            "member": self.member.is_member,
+            "lease_left_s": self.lease_left_s,
+            "partitions": {
+                str(number): {
+                    "active": len(engine.scheduler.active),
+                    "lag_blocks": max(0, engine.committer.height - engine.projector.cursor),
                 }
-                for name, one in sorted(view.nodes.items())
-            ],
-            "partitions": [self._partition(number, wanted.get(number)) for number in range(self.partitions)],
-            "unowned": sum(number not in view.owners for number in range(self.partitions)),
-            "moving": self._moving(wanted),
-            "etcd": [{"endpoint": name, "trouble": why} for name, why in (await member.etcd.members()).items()],
+                for number, engine in self._node.engines.items()
+            },
         }
-
-    def _partition(self, number: int, wanted: str | None) -> dict[str, Any]:
-        held, engine = self.member.view.owners.get(number), self._node.engines.get(number)
-        return {
-            "partition": number,
-            "owner": None if held is None else held.owner.node_id,
-            "epoch": 0 if held is None else held.owner.epoch,
-            "wanted": wanted,
-            "active": len(engine.scheduler.active) if engine is not None else None,
-            "lag_blocks": max(0, engine.committer.height - engine.projector.cursor) if engine is not None else None,
-        }
-
-    def _moving(self, wanted: dict[int, str]) -> int:
-        owners = self.member.view.owners
-        return sum(number not in owners or owners[number].owner.node_id != name for number, name in wanted.items())
 
     async def drain(self, node_id: str, *, drained: bool) -> None:
         if drained and node_id not in self.member.view.nodes:
@@ -210,8 +198,8 @@ class Cluster:
     async def rebalance(self) -> int:
         for node_id in self.member.view.drained:
             await self.member.drain(node_id, drained=False)
-        view = self.member.view
-        return self._moving(type(view)(view.nodes, view.owners).wanted(self.partitions))
+        seen = self.member.view
+        return moving(seen, type(seen)(seen.nodes, seen.owners).wanted(self.partitions))
 
     # -- as the server sees it
 

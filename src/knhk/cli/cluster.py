@@ -12,7 +12,7 @@ from knhk.cli.workflow import connect
 app = typer.Typer(name="cluster", help="Several nodes as one.", no_args_is_help=True, rich_markup_mode=None)
 
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The node's name: its platform.node_id.")]
-_NODE = ("node_id", "role", "state", "partitions", "api", "version", "started_at")
+_NODE = ("node_id", "role", "state", "answers", "partitions", "api", "version", "started_at")
 _PARTITION = ("partition", "owner", "epoch", "wanted", "active", "lag_blocks")
 
 
@@ -24,7 +24,7 @@ def status(
 ) -> None:
     """Nodes, roles, partitions, etcd, as the node that is asked knows them.
 
-    While etcd does not answer, what was read last is shown, and its age.
+    While etcd does not answer, what was read last is shown, and what is not known.
     """
     with connect(server) as client:
         shown = client.request("GET", "/cluster")
@@ -35,10 +35,12 @@ def _table(shown: dict[str, Any], partitions: bool) -> None:
     print_table(_NODE, [[row[name] for name in _NODE] for row in shown["nodes"]])
     if partitions:
         print_table(_PARTITION, [[row[name] for name in _PARTITION] for row in shown["partitions"]])
-    fields = ("leader", "unowned", "moving", "lease_left_s", "age_s", "trouble")
+    fields = ("known", "leader", "unowned", "moving", "lease_left_s", "age_s", "trouble")
     print_fields([(name, shown[name] if shown[name] != "" else None) for name in fields])
     for member in shown["etcd"]:
-        note(f"etcd {member['endpoint']}: {member['trouble'] or 'answers'}")
+        note(f"etcd {member['endpoint']}: {member['trouble'] or member['role']}")
+    for what in shown["unknown"]:
+        note(f"not known: {what}")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 The gateway is a part of every etcd and needs no generated code; docs/decisions/0008 says why no client library is used.
 """
 
+import asyncio
 import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -21,6 +22,15 @@ class Entry(msgspec.Struct, frozen=True):
     value: str
     lease: int
     created: int
+
+
+class State(msgspec.Struct, frozen=True):
+    """What a member of etcd says of itself: what is wrong with it, and whether it leads or follows."""
+
+    endpoint: str
+    trouble: str
+    role: str = ""
+    version: str = ""
 
 
 class Etcd:
@@ -46,13 +56,8 @@ class Etcd:
 
     async def under(self, prefix: str) -> dict[str, Entry]:
         """The keys that begin with a prefix, as the majority knows them now."""
-        found = await self._call("/v3/kv/range", {"key": _encoded(prefix), "range_end": _encoded(_end(prefix))})
-        return {
-            _decoded(one["key"]): Entry(
-                _decoded(one.get("value", "")), int(one.get("lease", 0)), int(one["create_revision"])
-            )
-            for one in found.get("kvs", ())
-        }
+        asked = {"key": _encoded(prefix), "range_end": _encoded(_end(prefix))}
+        return _entries(await self._call("/v3/kv/range", asked))
 
     async def put(self, key: str, value: str, lease: int = 0) -> None:
         """Set a key."""
@@ -72,17 +77,26 @@ class Etcd:
         mine = {"key": _encoded(key), "target": "LEASE", "result": "EQUAL", "lease": str(lease)}
         return await self._transact(mine, {"request_delete_range": {"key": _encoded(key)}})
 
-    async def members(self) -> dict[str, str]:
-        """Each endpoint, and what is wrong with it (empty: it answers)."""
-        found = {}
-        for endpoint in self.endpoints:
-            try:
-                answer = await self._client.post(f"{endpoint}/v3/maintenance/status", content=b"{}")
-                answer.raise_for_status()
-                found[endpoint] = "; ".join(answer.json().get("errors", ()))
-            except _FAILURES as error:
-                found[endpoint] = str(error) or type(error).__name__
-        return found
+    async def members(self) -> list[State]:
+        """What each endpoint says of itself."""
+        return list(await asyncio.gather(*map(self._state, self.endpoints)))
+
+    async def _state(self, endpoint: str) -> State:
+        try:
+            answer = await self._client.post(f"{endpoint}/v3/maintenance/status", content=b"{}")
+            answer.raise_for_status()
+            found = answer.json()
+            leads = found["header"]["member_id"] == found.get("leader")
+            role = "leader" if leads else "follower" if found.get("leader", "0") != "0" else ""
+            trouble = "; ".join(found.get("errors", ())) or ("" if role else "it knows no leader")
+        except _FAILURES as error:
+            return State(endpoint, str(error) or type(error).__name__)
+        return State(endpoint, trouble, role, found.get("version", ""))
+
+    async def glimpse(self, prefix: str) -> dict[str, Entry]:
+        """The keys that begin with a prefix, as any one member has them: it may be behind, and needs no majority."""
+        asked = {"key": _encoded(prefix), "range_end": _encoded(_end(prefix)), "serializable": True}
+        return _entries(await self._call("/v3/kv/range", asked))
 
     async def close(self) -> None:
         """Release the connections."""
@@ -110,6 +124,15 @@ class Etcd:
             self._first = at
             return found
         raise CoordinationUnavailable(f"etcd does not answer: {'; '.join(problems)}")
+
+
+def _entries(found: Mapping[str, Any]) -> dict[str, Entry]:
+    return {
+        _decoded(one["key"]): Entry(
+            _decoded(one.get("value", "")), int(one.get("lease", 0)), int(one["create_revision"])
+        )
+        for one in found.get("kvs", ())
+    }
 
 
 def _put(key: str, value: str, lease: int) -> dict[str, Any]:

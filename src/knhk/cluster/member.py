@@ -19,7 +19,7 @@ import msgspec
 from knhk.cluster import view as views
 from knhk.cluster.etcd import Etcd
 from knhk.cluster.view import Held, Node, Owner, View
-from knhk.domain.errors import CoordinationUnavailable, KnhkError
+from knhk.domain.errors import CoordinationUnavailable, IncompatibleVersion, KnhkError
 from knhk.ports.environment import Clock
 
 TICKS: Final = 16
@@ -82,7 +82,10 @@ class Member:
         self._stopping = False
 
     async def start(self) -> None:
-        """Join; returns when the node has taken what is free of its share, or etcd does not answer."""
+        """Join; returns when the node has taken what is free of its share, or etcd does not answer.
+
+        Raises IncompatibleVersion.
+        """
         with suppress(CoordinationUnavailable):
             await self._tick()
             await self._settled()
@@ -144,7 +147,7 @@ class Member:
             try:
                 await self._tick()
                 self.trouble = None
-            except CoordinationUnavailable as error:
+            except (CoordinationUnavailable, IncompatibleVersion) as error:
                 if self.trouble is None:
                     self._note(error.message)
                 self.trouble = error
@@ -171,12 +174,18 @@ class Member:
         loop = asyncio.get_running_loop()
         now = loop.time()
         if not self._lease:
+            await self._refuse_others()  # before others give it anything
             lease = await self.etcd.grant(self.settings.ttl_s)
             if not await self.etcd.create(self._node_key, _json(self.node), lease):
                 await self.etcd.revoke(lease)
                 raise CoordinationUnavailable(
                     f"another process is in the cluster as {self.node.node_id!r}, or was until a moment ago"
                 )
+            try:
+                await self._refuse_others()  # nor has one joined at the same time
+            except IncompatibleVersion:
+                await self.etcd.revoke(lease)
+                raise
             self._lease, self._renewed_at, self.deadline = lease, now, now + self.settings.ttl_s
             self._note(f"joined the cluster as {self.node.node_id!r}")
         elif now - self._renewed_at >= self.settings.ttl_s / _RENEWALS:
@@ -187,6 +196,17 @@ class Member:
                 self._note("the lease in etcd is over: everything stops")
                 self._lease = 0
                 await self._drop_all()
+
+    async def _refuse_others(self) -> None:
+        """Raise IncompatibleVersion if a node that was there before does not work with this one."""
+        me = self.node
+        view = views.read(await self.etcd.under(f"{self.settings.prefix}/nodes/"), self.settings.prefix)
+        other = view.against(me)
+        if other is not None:
+            raise IncompatibleVersion(
+                f"version {me.version} (protocol {me.protocol}, at least {me.least}) does not work with node "
+                f"{other.node_id!r} of version {other.version} (protocol {other.protocol}, at least {other.least})"
+            )
 
     async def _reconcile(self) -> None:
         wanted = self.view.wanted(self.settings.partitions)

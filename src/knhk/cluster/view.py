@@ -17,14 +17,29 @@ LEADING: Final = 0
 """The owner of this partition is the leader: what must be done once is fenced like every other append."""
 
 
+PROTOCOL: Final = 1
+"""What nodes of this version say to each other, and write for each other. It grows with what others must understand."""
+LEAST: Final = 1
+"""The oldest protocol that this version still works with."""
+
+
 class Node(msgspec.Struct, frozen=True):
-    """A node as it describes itself. `leaving`: it is shutting down and gives its partitions away."""
+    """A node as it describes itself. `leaving`: it is shutting down and gives its partitions away.
+
+    `protocol` is what it speaks, `least` the oldest that it works with.
+    """
 
     node_id: str
     api: str
     version: str
     started_at_ns: int
     leaving: bool = False
+    protocol: int = 1
+    least: int = 1
+
+    def works_with(self, other: "Node") -> bool:
+        """Whether both understand each other."""
+        return self.protocol >= other.least and other.protocol >= self.least
 
 
 class Owner(msgspec.Struct, frozen=True):
@@ -47,6 +62,16 @@ class View(msgspec.Struct, frozen=True):
     nodes: Mapping[str, Node] = {}
     owners: Mapping[int, Held] = {}
     drained: frozenset[str] = frozenset()
+    joined: Mapping[str, int] = {}
+    """The revisions of etcd at which the nodes joined."""
+
+    def against(self, node: Node) -> Node | None:
+        """A node that does not work with this one, and was there before it."""
+        joined = self.joined.get(node.node_id)
+        for name, other in self.nodes.items():
+            if (joined is None or self.joined[name] < joined) and not node.works_with(other):
+                return other
+        return None
 
     @property
     def leader(self) -> str | None:
@@ -74,16 +99,17 @@ def read(entries: Mapping[str, Entry], prefix: str) -> View:
     """The view in what is below a prefix; what cannot be read, of a newer version perhaps, is passed over."""
     nodes: dict[str, Node] = {}
     owners: dict[int, Held] = {}
-    drained = set()
+    drained, joined = set(), dict[str, int]()
     for key, entry in entries.items():
         kind, _, name = key.removeprefix(f"{prefix}/").partition("/")
         try:
             if kind == "nodes":
                 nodes[name] = msgspec.json.decode(entry.value, type=Node)
+                joined[name] = entry.created
             elif kind == "owners":
                 owners[int(name)] = Held(msgspec.json.decode(entry.value, type=Owner), entry.lease)
             elif kind == "drained":
                 drained.add(name)
         except (msgspec.DecodeError, ValueError):
             continue
-    return View(nodes, owners, frozenset(drained))
+    return View(nodes, owners, frozenset(drained), joined)

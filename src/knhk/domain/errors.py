@@ -9,7 +9,8 @@
     ├── NotFound        no such thing                                                   HTTP 404, exit 4
     │   ├── WorkflowNotFound, ReceiptNotFound, DefinitionNotFound, DataErased, WorkflowPruned, BlobNotFound
     ├── Conflict        it contradicts what already happened                            HTTP 409, exit 5
-    │   ├── IdempotencyConflict, IllegalTransition, Fenced, DataDirectoryInUse, DefinitionConflict, LeaseLost
+    │   ├── IdempotencyConflict, IllegalTransition, Fenced, DataDirectoryInUse, DefinitionConflict, LeaseLost,
+    │       IncompatibleVersion
     ├── Unavailable     a part is down; retry later (retryable)                         HTTP 503, exit 6
     │   ├── StorageUnavailable, DiskFull, ShuttingDown, ServerUnreachable, BackupUnavailable,
     │       CoordinationUnavailable, PartitionMoving, Unsupported and EncryptionKeyUnavailable (not retryable)
@@ -184,6 +185,11 @@ class DataDirectoryInUse(Conflict):
 class DefinitionConflict(Conflict):
     code, title = "KNHK-4005", "A version of a definition never changes"
     hint = "Put the change as a new version, with a label of its own."
+
+
+class IncompatibleVersion(Conflict):
+    code, title = "KNHK-4006", "Versions that do not work together"
+    hint = "Upgrade step by step, one version after the other, all nodes each time; see docs/cluster.md."
 
 
 class LeaseLost(Conflict):

@@ -80,10 +80,10 @@ class SharedLevel:
             if engine.started:
                 tally, projections = self._tally(partition, engine), self._projections_of(partition)
                 try:
-                    if tally.complete:
-                        await tally.store(projections, engine.projector)
-                    else:
+                    if not tally.complete:
                         await tally.load(projections, self._journal, partition, engine.projector)
+                    elif engine.projector.cursor >= 0:  # else there is no block yet
+                        await tally.store(projections, engine.projector)
                 except KnhkError:  # it is on its way to another node, or the next time does it
                     continue
 

@@ -198,12 +198,13 @@ class PostgresStore:
     async def reopen(self) -> None:
         """Connect anew. Raises JournalCorrupt if the server that answers now has less than what was acknowledged."""
         await self._connections.renew()
+        before = dict(self._acknowledged)  # other partitions go on meanwhile
         # The lock waits for an append that is still under way there, and a standby refuses it.
         query = "SELECT partition, height, block_hash FROM partitions WHERE partition = ANY($1::integer[]) FOR UPDATE"
         async with self._connections.writing("reopening") as connection:
-            found = await connection.fetch(query, list(self._acknowledged))
+            found = await connection.fetch(query, list(before))
         heights = {row["partition"]: row["height"] for row in found}
-        for partition, tip in self._acknowledged.items():
+        for partition, tip in before.items():
             there = heights.get(partition, -1)
             if there < tip.height:
                 raise JournalCorrupt(
