@@ -19,6 +19,7 @@ import yaml
 from knhk.domain.identifier import parse, partition_of
 from tests.acceptance.server import Server
 from tests.acceptance.test_crash import DESCRIPTOR, ONCE
+from tests.services.postgres import PostgresServer
 
 ENDED = ("completed", "failed", "cancelled", "timed_out")
 WAITING = """
@@ -192,6 +193,26 @@ def test_processes_die_and_nothing_is_lost(server: Server, tmp_path: Path) -> No
     assert server.cli("receipts", "verify", name, "--data", str(server.data), "--output", "json")["valid"]
 
 
+def resize(server: Server, count: int, owned: list[list[int]]) -> None:
+    """Have so many processes, and wait until they own these partitions."""
+    answer = httpx.put(f"{server.ops}/processes", json={"count": count}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    until(lambda: [one["partitions"] for one in processes(server)] == owned)
+
+
+def _their_number_changes_while_they_run(server: Server) -> None:
+    held = [server.submit(WAITING, **{"Idempotency-Key": f"held-{number}"}) for number in range(6)]
+    assert {partition_of(parse(name)) for name in held} == {0, 1}
+    for count, owned in ((1, [[0, 1]]), (2, [[0], [1]])):
+        resize(server, count, owned)
+        assert all(server.status(name)["state"] == "running" for name in held)
+        for _ in range(3):
+            name = held.pop()
+            server.client.post(f"/workflows/{name}/signals", json={"event": "go", "correlate": "1"}).raise_for_status()
+            server.wait_for(name)
+    assert httpx.put(f"{server.ops}/processes", json={"count": 3}, timeout=10).status_code == 403
+
+
 def test_a_second_process_on_the_data_of_one_and_any_answers_any_request(server: Server) -> None:
     with_processes(server, 1)
     server.start(60)
@@ -211,6 +232,7 @@ def test_a_second_process_on_the_data_of_one_and_any_answers_any_request(server:
     _lists_are_one(server, [*before, *later, *waiting, *runs.values()])
     _changes_reach_the_owner(server, runs, waiting)
     _definitions_are_everywhere(server)
+    _their_number_changes_while_they_run(server)
     snapshots = _operations_speak_for_all(server)
     assert server.stop() == 0
     _one_partition_is_restored_and_the_others_stay(server, snapshots)
@@ -275,3 +297,29 @@ def _one_partition_is_restored_and_the_others_stay(server: Server, snapshots: li
         data = server.data / "partitions" / "1" if one["partition"] else server.data
         server.cli("recover", "--snapshot", one["path"], "--config", str(server.config), "--data", str(data))
     assert server.verify()["valid"]
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    running = PostgresServer().start()
+    yield running
+    running.close()
+
+
+def test_with_postgresql(server: Server, postgres: PostgresServer) -> None:
+    config = yaml.safe_load(server.config.read_text())
+    config["persistence"]["url"] = postgres.new_database()
+    server.config.write_text(yaml.safe_dump(config))
+    server.start(60)
+    runs = everywhere(server)
+    os.kill(processes(server)[1]["pid"], signal.SIGKILL)
+    waiting = [server.submit(WAITING, **{"Idempotency-Key": f"w{number}"}) for number in range(8)]
+    assert {partition_of(parse(name)) for name in waiting} == {0, 1}
+    answer = server.client.post("/events", json={"event": "go", "correlate": "1"}).json()
+    for name in waiting:  # an event reaches the runs of all processes
+        server.wait_for(name)
+    assert answer["event_id"]
+    for name in runs.values():
+        server.wait_for(name)
+    assert server.stop() == 0
+    assert server.cli("verify", "--config", str(server.config), "--output", "json")["valid"]

@@ -51,6 +51,9 @@ class Together:
     def states(self) -> list[dict[str, Any]]:
         return self._supervisor.states()
 
+    async def resize(self, count: int) -> None:
+        await self._supervisor.resize(count)
+
     async def ask(self, process: int, method: str, target: str, headers: Headers = (), body: bytes = b"") -> Answer:
         child = self._supervisor.children.get(process)
         if child is None and process >= self._supervisor.count:

@@ -1,7 +1,7 @@
 """The operations server of several processes: it speaks for all, or has one of them answer.
 
 /health, /ready, /metrics, /checkpoint, /drill, /shutdown   for all together
-/processes                                                  which there are
+/processes                                                  which there are; PUT changes how many
 /processes/N/...                                            what process N says under the rest of the path
 PUT /log-level                                              for all
 everything else                                             as process 0 says, which has partition 0
@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from knhk.domain.errors import KnhkError
+from knhk.domain.errors import InvalidParameter, KnhkError
 from knhk.domain.problems import MEDIA_TYPE, problem_of, retry_after
 from knhk.observability import logs
 from knhk.ops import log_level
@@ -39,6 +39,10 @@ class Processes(Operations, Protocol):
 
     def states(self) -> list[dict[str, Any]]:
         """All that are wanted, and how they are."""
+        ...
+
+    async def resize(self, count: int) -> None:
+        """Have another number of processes. Raises Refused, Conflict."""
         ...
 
     async def ask(self, process: int, method: str, target: str, headers: Headers = (), body: bytes = b"") -> Answer:
@@ -67,13 +71,28 @@ def create_app(processes: Processes) -> Any:
 async def _answer(processes: Processes, scope: Any, body: bytes) -> Answer:
     path, method, headers = scope["path"], scope["method"], scope["headers"]
     query = f"?{scope['query_string'].decode()}" if scope["query_string"] else ""
-    if path == _PROCESSES and method == "GET":
+    if path == _PROCESSES and method in ("GET", "PUT"):
+        if method == "PUT":
+            await processes.resize(_count_in(body))
         return 200, [(b"content-type", b"application/json")], msgspec.json.encode({"processes": processes.states()})
     if (one := _ONE.fullmatch(path)) is not None:
         return await processes.ask(int(one[1]), method, one[2] + query, headers, body)
     if path == log_level.PATH and method == "PUT":
         return await _for_all(processes, path, headers, body)
     return await processes.ask(0, method, path + query, headers, body)
+
+
+class Wanted(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a change of the number of processes."""
+
+    count: int
+
+
+def _count_in(body: bytes) -> int:
+    try:
+        return msgspec.json.decode(body, type=Wanted).count
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidParameter(f"{_PROCESSES}: {error}", hint='Send {"count": 2}.') from None
 
 
 async def _for_all(processes: Processes, path: str, headers: Headers, body: bytes) -> Answer:
