@@ -1,7 +1,7 @@
 """One row a run: what lists and metrics need, folded from events alone (no plan, no payloads)."""
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import msgspec
 
@@ -56,7 +56,7 @@ class Summary(msgspec.Struct, array_like=True):
     waiting: dict[str, Wait] = {}
 
 
-_BEGIN_TO_WAIT: Final = (ev.StepWaiting, ev.TimerSet, ev.StepRetrying)
+_BEGIN_TO_WAIT: Final = frozenset[type[ev.Detail]]({ev.StepWaiting, ev.TimerSet, ev.StepRetrying})
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Summary)
 
@@ -73,47 +73,84 @@ def decode(raw: bytes) -> Summary:
 
 def fold(summary: Summary, event: Event) -> None:
     """Take one event of the run into its row."""
-    if summary.waiting or isinstance(event.detail, _BEGIN_TO_WAIT):
+    kind = type(event.detail)
+    if summary.waiting or kind in _BEGIN_TO_WAIT:
         _fold_waiting(summary, event)
-    match event.detail:
-        case ev.StepCompleted() | ev.StepReused():
-            if not is_inside(event.step):
-                summary.completed += 1
-        case ev.Submitted(name, department, cost_center, covenant, steps):
-            summary.name, summary.department, summary.cost_center = name, department, cost_center
-            summary.covenant, summary.steps = covenant, steps
-            summary.labels = event.detail.labels
-            summary.traceparent = event.detail.traceparent
-            summary.definition, summary.version = event.detail.definition, event.detail.version
-            summary.concurrency_key, summary.rate_key = event.detail.concurrency_key, event.detail.rate_key
-            summary.parent = event.detail.child_of.workflow_id
-            summary.submitted_at_ns = event.at_ns
-        case ev.Started():
-            summary.state = RunState.RUNNING
-            summary.started_at_ns = event.at_ns
-        case ev.Completed():
-            _end(summary, RunState.COMPLETED, event.at_ns, None)
-        case ev.Failed(failure):
-            _end(summary, RunState.FAILED, event.at_ns, failure)
-        case ev.TimedOut(failure):
-            _end(summary, RunState.TIMED_OUT, event.at_ns, failure)
-        case ev.Cancelled(reason):
-            _end(summary, RunState.CANCELLED, event.at_ns, cancelled_because(reason))
-        case ev.Paused():
-            summary.state, summary.paused_at_ns = RunState.PAUSED, event.at_ns
-        case ev.Resumed():
-            summary.state = RunState.RUNNING if summary.started_at_ns else RunState.PENDING
-        case ev.Retried():
-            summary.waiting.clear()
-            if event.detail.completed >= 0:
-                summary.completed = event.detail.completed
-            summary.state, summary.ended_at_ns, summary.failure = RunState.RUNNING, 0, None
-            summary.started_at_ns = summary.started_at_ns or event.at_ns
-            summary.retried_at_ns = event.at_ns
-        case ev.PayloadErased():
-            summary.erased = True
-        case _:
-            pass  # What happens to single steps besides their completion does not show in the row.
+    if (take := _FOLDS.get(kind)) is not None:  # What else happens to single steps does not show in the row.
+        take(summary, event, event.detail)
+
+
+def _submitted(summary: Summary, event: Event, detail: ev.Submitted) -> None:
+    summary.name, summary.department, summary.cost_center = detail.name, detail.department, detail.cost_center
+    summary.covenant, summary.steps, summary.labels = detail.covenant, detail.steps, detail.labels
+    summary.traceparent = detail.traceparent
+    summary.definition, summary.version = detail.definition, detail.version
+    summary.concurrency_key, summary.rate_key = detail.concurrency_key, detail.rate_key
+    summary.parent = detail.child_of.workflow_id
+    summary.submitted_at_ns = event.at_ns
+
+
+def _started(summary: Summary, event: Event, _detail: ev.Started) -> None:
+    summary.state = RunState.RUNNING
+    summary.started_at_ns = event.at_ns
+
+
+def _step_completed(summary: Summary, event: Event, _detail: ev.StepCompleted | ev.StepReused) -> None:
+    if not is_inside(event.step):
+        summary.completed += 1
+
+
+def _paused(summary: Summary, event: Event, _detail: ev.Paused) -> None:
+    summary.state, summary.paused_at_ns = RunState.PAUSED, event.at_ns
+
+
+def _resumed(summary: Summary, _event: Event, _detail: ev.Resumed) -> None:
+    summary.state = RunState.RUNNING if summary.started_at_ns else RunState.PENDING
+
+
+def _retried(summary: Summary, event: Event, detail: ev.Retried) -> None:
+    summary.waiting.clear()
+    if detail.completed >= 0:
+        summary.completed = detail.completed
+    summary.state, summary.ended_at_ns, summary.failure = RunState.RUNNING, 0, None
+    summary.started_at_ns = summary.started_at_ns or event.at_ns
+    summary.retried_at_ns = event.at_ns
+
+
+def _completed(summary: Summary, event: Event, _detail: ev.Completed) -> None:
+    _end(summary, RunState.COMPLETED, event.at_ns, None)
+
+
+def _failed(summary: Summary, event: Event, detail: ev.Failed) -> None:
+    _end(summary, RunState.FAILED, event.at_ns, detail.failure)
+
+
+def _timed_out(summary: Summary, event: Event, detail: ev.TimedOut) -> None:
+    _end(summary, RunState.TIMED_OUT, event.at_ns, detail.failure)
+
+
+def _cancelled(summary: Summary, event: Event, detail: ev.Cancelled) -> None:
+    _end(summary, RunState.CANCELLED, event.at_ns, cancelled_because(detail.reason))
+
+
+def _erased(summary: Summary, _event: Event, _detail: ev.PayloadErased) -> None:
+    summary.erased = True
+
+
+_FOLDS: Final[dict[type[ev.Detail], Callable[[Summary, Event, Any], None]]] = {
+    ev.Submitted: _submitted,
+    ev.Started: _started,
+    ev.StepCompleted: _step_completed,
+    ev.StepReused: _step_completed,
+    ev.Paused: _paused,
+    ev.Resumed: _resumed,
+    ev.Retried: _retried,
+    ev.Completed: _completed,
+    ev.Failed: _failed,
+    ev.TimedOut: _timed_out,
+    ev.Cancelled: _cancelled,
+    ev.PayloadErased: _erased,
+}
 
 
 def _fold_waiting(summary: Summary, event: Event) -> None:

@@ -16,6 +16,7 @@ from knhk.domain.errors import Unavailable
 from knhk.domain.event import (
     DefinitionPut,
     DefinitionRetired,
+    Detail,
     Event,
     EventReceived,
     RecordDetail,
@@ -86,7 +87,8 @@ class Projector:
         self, partition: int, journal: Journal, projections: Projections, clock: Clock, folds: Sequence[Fold]
     ) -> None:
         self._partition, self._journal, self._projections, self._clock = partition, journal, projections, clock
-        self._folds = folds
+        self._folds = folds  # Duties may add theirs until the start.
+        self._takers: dict[type[Detail], list[Callable[[Summary, Event, str], None]]] = {}
         self._queue: deque[Batch] = deque(maxlen=_QUEUE)
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -197,6 +199,7 @@ class Projector:
             if summary.waiting:
                 changes.topics[workflow_id] = topic_rows.topics_of(summary)
         limited = summary.concurrency_key or summary.rate_key or (isinstance(first, Submitted) and _limited(first))
+        takers = self._takers
         for number, event in enumerate(events, seq):
             rows.fold(summary, event)
             if isinstance(event.detail, StepCompleted) and event.detail.cache_key:
@@ -205,9 +208,13 @@ class Projector:
             if limited:
                 changes.rows.update(limit_rows.rows_of(summary, event))
                 changes.limited |= isinstance(event.detail, Started)
-            action = plan.action_of(event.step) if event.step and plan is not None else ""
-            for fold in self._folds:
-                fold.take(summary, event, action)
+            kind = type(event.detail)
+            if kind not in takers:
+                takers[kind] = [fold.take for fold in self._folds if kind in fold.kinds]
+            if taking := takers[kind]:
+                action = plan.action_of(event.step) if event.step and plan is not None else ""
+                for take in taking:
+                    take(summary, event, action)
 
     async def _take_record(self, record_id: int, events: Sequence[Event], changes: _Changes) -> None:
         for event in events:

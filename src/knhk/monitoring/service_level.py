@@ -5,7 +5,6 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from knhk.domain import event as ev
 from knhk.domain.histogram import quantile
 from knhk.monitoring import objectives as slo
 from knhk.monitoring.history import BOUNDS_S, Bucket
@@ -17,8 +16,6 @@ FOLD: Final = "service_level"
 MOST_MADE_UP: Final = 100_000
 """So many blocks are read again at most; a longer gap is left as it is."""
 _PAGE: Final = 64
-_BAD: Final = frozenset({ev.Failed, ev.TimedOut})
-_ENDS: Final = frozenset({ev.Completed, ev.Failed, ev.TimedOut})
 _PERCENT: Final = 100.0
 _SECOND_NS: Final = 1_000_000_000
 _HOLDS_NS: Final = 5_000_000_000

@@ -15,7 +15,7 @@ from knhk.domain.identifier import partition_of
 from knhk.domain.summary import Summary
 from knhk.monitoring.history import HOURS_KEPT, MINUTES_KEPT, Bucket, prefixes
 from knhk.monitoring.service_level import ServiceLevel
-from knhk.monitoring.tally import Progress, Tally, fold_of
+from knhk.monitoring.tally import ENDS, Progress, Tally, fold_of
 from knhk.ports.environment import Clock
 from knhk.ports.journal import Journal
 from knhk.ports.storage import Projections
@@ -38,6 +38,8 @@ class Owned(Protocol):
 
 class SharedLevel:
     """A `ports.fold.Fold` for all partitions of a process, and the keeper of what all processes know together."""
+
+    kinds: Final = ENDS
 
     def __init__(
         self,

@@ -19,8 +19,9 @@ FOLD: Final = "service_level"
 MOST_MADE_UP: Final = 100_000
 """So many blocks are read again at most; a longer gap is left as it is."""
 _PAGE: Final = 64
-_BAD: Final = frozenset({ev.Failed, ev.TimedOut})
-_ENDS: Final = frozenset({ev.Completed, ev.Failed, ev.TimedOut})
+_BAD: Final = frozenset[type[ev.Detail]]({ev.Failed, ev.TimedOut})
+ENDS: Final = frozenset[type[ev.Detail]]({ev.Completed, ev.Failed, ev.TimedOut})
+"""What is counted: what an operator cancelled is neither good nor bad."""
 
 
 def fold_of(partition: int) -> str:
@@ -42,6 +43,8 @@ class Progress(Protocol):
 class Tally:
     """A `ports.fold.Fold`. Runs that take longer than `latency_s` seconds are slow, unless that is 0."""
 
+    kinds: Final = ENDS
+
     def __init__(self, clock: Clock, latency_s: float) -> None:
         self._clock, self._latency_s = clock, latency_s
         self.history = History()
@@ -51,7 +54,7 @@ class Tally:
     def take(self, summary: Summary, event: Event, _action: str) -> None:
         """Count a run that ended. What an operator cancelled is neither good nor bad."""
         kind = type(event.detail)
-        if kind in _ENDS:
+        if kind in ENDS:
             self._count(self.history, kind in _BAD, summary.submitted_at_ns, event.at_ns)
 
     def _count(self, history: History, failed: bool, submitted_at_ns: int, ended_at_ns: int) -> None:
@@ -84,7 +87,7 @@ class Tally:
                 for sealed in await journal.block_receipts(signed):
                     receipt = sealed.receipt()
                     event = receipt.event()
-                    if type(event.detail) in _ENDS:
+                    if type(event.detail) in ENDS:
                         # The id holds the time of the submission, which the row would have to the nanosecond.
                         self._count(
                             earlier, type(event.detail) in _BAD, at_ms(receipt.workflow_id) * 1_000_000, event.at_ns

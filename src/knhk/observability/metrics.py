@@ -59,6 +59,8 @@ class Metrics(Collector):
     `connect` adds the readings once the other parts are built.
     """
 
+    kinds: Final = frozenset[type[Detail]]({Submitted, StepCompleted, StepFailed, StepCaught, StepRetrying, *_ENDS})
+
     def __init__(self) -> None:
         self._submitted = self._steps_completed = self._steps_failed = self._steps_retrying = 0
         # The names that alert rules use are there from the first scrape on.

@@ -55,6 +55,8 @@ class Spans:
     `request`.
     """
 
+    kinds: Final = frozenset(_KINDS)
+
     def __init__(self, sampling_rate: float, batch: int, enough: Callable[[], None]) -> None:
         self._rate, self._batch, self._enough = sampling_rate, batch, enough
         self._queue: deque[Happened] = deque()

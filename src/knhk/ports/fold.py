@@ -2,12 +2,17 @@
 
 from typing import Protocol
 
-from knhk.domain.event import Event
+from knhk.domain.event import Detail, Event
 from knhk.domain.summary import Summary
 
 
 class Fold(Protocol):
-    """Sees every committed event once per process, in commit order; must be quick and never raise."""
+    """Sees every committed event of its kinds once per process, in commit order; must be quick and never raise."""
+
+    @property
+    def kinds(self) -> frozenset[type[Detail]]:
+        """The details of the events that it is given."""
+        ...
 
     def take(self, summary: Summary, event: Event, action: str) -> None:
         """One event, and its run's row after it. `action` is that of the event's step, as far as it is known here:

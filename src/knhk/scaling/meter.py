@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import psutil
 
-from knhk.domain.event import Event, Started, StepCompleted, StepFailed
+from knhk.domain.event import Detail, Event, Started, StepCompleted, StepFailed
 from knhk.domain.histogram import SHORT_S, quantile
 from knhk.domain.summary import Summary
 from knhk.observability.readings import memory_limit_bytes
@@ -43,6 +43,8 @@ class _Minute(NamedTuple):
 
 class Meter:
     """A `ports.fold.Fold`, and what can be asked about it. `processor` may be used in another thread."""
+
+    kinds: Final = frozenset[type[Detail]]({StepCompleted, StepFailed, Started})
 
     def __init__(self, clock: Clock, replica: str, places: Callable[[], Places]) -> None:
         self._clock, self._replica, self._places = clock, replica, places
