@@ -265,7 +265,7 @@ class Control:
         batch = live.batch
         assert batch is not None
         run = live.run
-        if wait_s > 0:
+        if wait_s > 0 and (not run.ended or run.waits is not None):
             with self._waiter(live) as waiter:  # From now on: a run for which somebody waits stays in memory.
                 await batch.committed()
                 if not run.ended or live.uncommitted:
