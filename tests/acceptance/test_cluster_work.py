@@ -248,6 +248,7 @@ def test_the_owners_of_leases_die(fleet: Fleet) -> None:
     fleet.settled()
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(200)
 def test_a_rolling_upgrade(fleet: Fleet, tmp_path: Path) -> None:
     """Nodes of the next version among those of this one, forth and back; one that does not fit is refused."""
@@ -289,6 +290,7 @@ def told(receiver: HttpReceiver) -> list[str]:
     return [alert["status"] for alert in alerts if "success" in str(alert)]
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(200)
 def test_a_deposed_leader_does_nothing_and_each_alert_is_told_once(fleet: Fleet, receiver: HttpReceiver) -> None:
     deposed = fleet.status()["leader"]
@@ -363,9 +365,10 @@ def test_the_leader_dies_in_the_middle_of_everything_it_does(
     assert len(turns) == len(set(turns)), f"two ran at the same time: {lines}"
     fleet.start(leader)
     fleet.settled()
-    assert told(receiver) == ["firing"]
+    assert told(receiver) in ([], ["firing"]), "the alert of the test before, if it ran, is told once"
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(200)
 def test_a_schedule_fires_once_each_time_whoever_leads(fleet: Fleet) -> None:
     """Last of all: in the minutes that have passed, leaders died."""

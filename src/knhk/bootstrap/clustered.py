@@ -17,8 +17,8 @@ def complaint(config: Config) -> str:
     """What an operator who asked for a cluster must know; empty if there is nothing."""
     if is_clustered(config):
         return (
-            "this node is one of a cluster: snapshots and drills do not run on it; docs/cluster.md says what to use "
-            "instead"
+            "this node is one of a cluster: snapshots, drills and retention do not run on it; docs/cluster.md says "
+            "what to use instead"
         )
     if not config.cluster.mode:
         return ""
