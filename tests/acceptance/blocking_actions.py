@@ -1,6 +1,7 @@
 """Actions that block the event loop, as users write them by mistake."""
 
 import ctypes
+import subprocess
 import time
 
 import knhk
@@ -19,8 +20,10 @@ async def block(seconds: float) -> dict[str, float]:
 
 @knhk.action("test.lock")
 async def lock(seconds: int) -> dict[str, int]:
-    """Native code that keeps Python's lock: no other thread of the process can run."""
-    ctypes.PyDLL(None).sleep(seconds)
+    """Native code that keeps Python's lock: no other thread of the process can run. A signal does not end it early."""
+    sleeper = subprocess.Popen(["sleep", str(seconds)])
+    ctypes.PyDLL(None).waitpid(sleeper.pid, None, 0)
+    sleeper.returncode = 0
     return {"seconds": seconds}
 
 

@@ -1,6 +1,7 @@
 """A blocked event loop is noticed and named while it is blocked, by the probes, the log and the metrics."""
 
 import json
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,11 @@ def logged(server: Server, event: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == event]
 
 
+def blocked(server: Server) -> list[dict[str, Any]]:
+    """What was said about stalls with a culprit: a busy machine makes some that have none."""
+    return [line for line in logged(server, "the event loop is blocked") if "place" in line]
+
+
 def read(server: Server, name: str) -> float:
     text = httpx.get(f"{server.ops}/metrics").text
     return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} "))
@@ -77,17 +83,18 @@ def test_a_blocking_action_is_named_while_it_blocks(server: Server) -> None:
     tasks = httpx.get(f"{server.ops}/debug/tasks").json()
     (main,) = [thread for thread in tasks["threads"] if thread["name"] == "MainThread"]
     assert (main["workflow_id"], main["step"], main["action"]) == (workflow_id, "charge", "test.block")
-    (line,) = logged(server, "the event loop is blocked")[:1]
+    (line,) = blocked(server)[:1]
     assert (line["workflow_id"], line["step"], line["action"]) == (workflow_id, "charge", "test.block")
     assert line["place"] == place
 
     server.wait_for(workflow_id)
     until(detailed, lambda found: found["status"] == "healthy")
-    (over,) = until(lambda: logged(server, "the event loop turns again"), bool)
-    assert over["blocked_s"] >= 5
+    until(
+        lambda: logged(server, "the event loop turns again"), lambda lines: any(one["blocked_s"] >= 5 for one in lines)
+    )
     assert httpx.get(f"{server.ops}/ready").status_code == 200
     assert read(server, "knhk_event_loop_blocked_seconds") == 0
-    assert read(server, "knhk_event_loop_stalls_total") == 1
+    assert read(server, "knhk_event_loop_stalls_total") >= 1
     assert read(server, "knhk_event_loop_stalled_seconds_total") >= 5
 
 
@@ -95,8 +102,20 @@ def test_native_code_that_keeps_the_lock_is_named_by_its_caller(server: Server) 
     workflow_id = server.submit(DESCRIPTOR.format(action="test.lock", seconds=6))
     stuck = server.directory / "diagnostics" / "stuck.txt"
     dump = until(stuck.read_text, lambda text: "in lock" in text, 10.0)  # while no Python code can run
-    assert f'File "{ACTIONS}", line {line_of("    ctypes.PyDLL(None).sleep(seconds)")} in lock' in dump
+    assert f'File "{ACTIONS}", line {line_of("    ctypes.PyDLL(None).waitpid(sleeper.pid, None, 0)")} in lock' in dump
     server.wait_for(workflow_id)
-    (line,) = until(lambda: logged(server, "the event loop is blocked"), bool)[:1]
+    (line,) = until(lambda: blocked(server), bool)[:1]
     assert line["locked"] is True
     assert line["place"].startswith("lock (")
+
+
+def test_a_process_that_was_stopped_for_a_while_goes_on(server: Server) -> None:
+    """Whatever writes stacks when the loop stands still must not kill what wakes at the same moment."""
+    assert server.process is not None
+    for _ in range(2):
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(4)
+        server.process.send_signal(signal.SIGCONT)
+        server.wait_for(server.submit(DESCRIPTOR.format(action="test.block", seconds=0)))
+    assert "most recent call first" in (server.directory / "diagnostics" / "stuck.txt").read_text()
+    assert server.stop() == 0

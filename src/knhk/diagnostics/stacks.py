@@ -149,19 +149,15 @@ def _awaited(coroutine: Any) -> list[Place]:
     return found[::-1]
 
 
-def from_fault_handler(text: str, ident: int) -> list[Place]:
-    """The stack of one thread in what `faulthandler` wrote, innermost first; empty if it is not there."""
-    return list(_lines_of(text.splitlines(), f"0x{ident:016x}"))
+def from_fault_handler(text: str) -> list[Place]:
+    """The stack with which a text begins that `faulthandler` wrote, innermost first."""
+    return list(_leading(text.splitlines()))
 
 
-def _lines_of(lines: Iterable[str], thread: str) -> Iterator[Place]:
-    inside = False
+def _leading(lines: Iterable[str]) -> Iterator[Place]:
     for line in lines:
-        if line.startswith(("Thread ", "Current thread ")):
-            inside = thread in line
-        elif inside and line.startswith('  File "'):
-            file, _, rest = line.removeprefix('  File "').partition('", line ')
-            number, _, function = rest.partition(" in ")
-            yield Place(function, file, int(number) if number.isdecimal() else 0)
-        elif inside and not line.strip():
+        if not line.startswith('  File "'):
             return
+        file, _, rest = line.removeprefix('  File "').partition('", line ')
+        number, _, function = rest.partition(" in ")
+        yield Place(function, file, int(number) if number.isdecimal() else 0)

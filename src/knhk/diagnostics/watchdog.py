@@ -1,8 +1,8 @@
 """Notices that the event loop is blocked, and says by whom, while it is blocked.
 
 The loop gives a sign every tenth of a second; a thread looks whether it came, and if not, at the loop's stack. That
-thread needs Python's lock. Should native code hold even that, `faulthandler` has a thread of its own that needs none:
-it writes the stacks to `stuck.txt` in the diagnostics directory, which `knhk support bundle` reads.
+thread needs Python's lock. Should native code hold even that, an alarm signal interrupts the loop's thread, and
+`faulthandler` writes its stack to `stuck.txt` in the diagnostics directory, which `knhk support bundle` reads.
 """
 
 import asyncio
@@ -31,7 +31,12 @@ _LOOK_S: Final = 0.2
 _ARM_S: Final = 1.0
 _LOCKED_S: Final = 3
 """After so long without Python's lock the fault handler writes its dump."""
-_TIMED_OUT: Final = "Timeout ("
+_HEADING: Final = "Stack (most recent call first):\n"
+_ALARM: Final = signal.SIGALRM
+"""Not `dump_traceback_later`: its thread walks stacks that move. It killed processes that had been stopped for a while
+(SIGSTOP, a machine that was moved) and woke together with it. A thread that is interrupted looks at itself only."""
+_OTHER_THREAD: Final = "_bootstrap"
+"""Where stacks begin, except the main one. When a process was stopped, the alarm comes to whichever thread wakes."""
 _MOST_STUCK_BYTES: Final = 4 << 20
 _WINDOW_S: Final = 15.0
 _KEPT: Final = 20
@@ -87,6 +92,7 @@ class Watchdog:
             self._stuck = (self._directory / STUCK_FILE).open("a+", encoding="utf-8")
             self._stuck.truncate(0)
             faulthandler.register(DUMP_SIGNAL, file=self._stuck, all_threads=True)
+            faulthandler.register(_ALARM, file=self._stuck, all_threads=False)
         except OSError as error:
             self._log.warning("the diagnostics directory cannot be written", reason=str(error))
         self._beaten_s = time.monotonic()
@@ -101,8 +107,9 @@ class Watchdog:
             self._timer.cancel()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, 2.0)
-        faulthandler.cancel_dump_traceback_later()
         if self._stuck is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            faulthandler.unregister(_ALARM)
             faulthandler.unregister(DUMP_SIGNAL)
             self._stuck.close()
 
@@ -156,9 +163,9 @@ class Watchdog:
             self._looked_s = now_s
 
     def _arm(self) -> float:
-        """Have the stacks written unless we come back in time; the time now."""
+        """Have the loop's stack written unless we come back in time; the time now."""
         if self._stuck is not None:
-            faulthandler.dump_traceback_later(_LOCKED_S, file=self._stuck)
+            signal.setitimer(signal.ITIMER_REAL, _LOCKED_S)
         return time.monotonic()
 
     def _look(self, now_s: float) -> None:
@@ -215,8 +222,10 @@ class Watchdog:
             self._stuck.truncate(0)
             self._read_to = 0
         self._stuck.seek(self._read_to)
-        # What stands before was asked for by signal, perhaps long ago.
-        dump = self._stuck.read().rpartition(_TIMED_OUT)[2]
-        stack = from_fault_handler(dump, self._loop_thread)
+        # What stands before and after was asked for by the other signal.
+        _, heading, dump = self._stuck.read().rpartition(_HEADING)
+        stack = from_fault_handler(dump) if heading else []
         self._read_to = self._stuck.tell()
-        return Culprit(to_blame(stack), stack[0]) if stack else None
+        if not stack or stack[-1].function == _OTHER_THREAD:
+            return None
+        return Culprit(to_blame(stack), stack[0])
