@@ -19,6 +19,16 @@ SEED = 20260124
 ENDED = ("completed", "failed", "cancelled", "timed_out")
 
 
+NAP = """
+apiVersion: knhk/v1
+kind: Workflow
+metadata: {name: nap}
+spec:
+  steps:
+    - {name: nap, action: wait, params: {duration: 4s}}
+"""
+
+
 @pytest.fixture
 def postgres() -> Iterator[PostgresServer]:
     if why := missing():
@@ -141,21 +151,14 @@ def test_a_server_that_starts_takes_over_and_the_former_one_halts(
     server: Server, postgres: PostgresServer, tmp_path: Path
 ) -> None:
     server.start()
-    waiting = server.submit("""
-apiVersion: knhk/v1
-kind: Workflow
-metadata: {name: nap}
-spec:
-  steps:
-    - {name: nap, action: wait, params: {duration: 4s}}
-""")
+    waiting = server.submit(NAP)
     (tmp_path / "second").mkdir()
     second = Server(tmp_path / "second", persistence=server_section(server))
     try:
         second.start()
         assert second.wait_for(waiting)["state"] == "completed"
-        with contextlib.suppress(httpx.TransportError):  # its own timer may have been refused, and ended it, already
-            server.client.post(f"/workflows/{waiting}/cancel")
+        with contextlib.suppress(httpx.TransportError):  # its own timer may have ended it already
+            server.client.post("/workflows", content=NAP)
         assert server.process is not None
         assert server.process.wait(timeout=60) == 1, "the former owner must not go on"
         assert "KNHK-4003" in server.log.read_text()
