@@ -22,7 +22,7 @@ from knhk.engine.projector import FOLD
 from knhk.engine.service import Engine
 from knhk.observability.logs import get
 from knhk.persistence.postgres import PostgresStore
-from knhk.ports.scaler import Scaler
+from knhk.ports.scaler import Processes
 
 _LOOK_S: Final = 0.05
 _NS: Final = 1_000_000_000
@@ -222,7 +222,7 @@ class Cluster:
     def ready(self, _api: str, _operations: str) -> None:
         """The others have learned from etcd where this node is."""
 
-    def for_scaling(self) -> "tuple[Cluster | None, Scaler | None]":
+    def for_scaling(self) -> "tuple[Cluster | None, Processes | None]":
         """The cluster, if this is one, and what changes the number of processes, if something does."""
         return self, None
 

@@ -23,7 +23,7 @@ from knhk.engine.signals import Elsewhere
 from knhk.observability.logs import get
 from knhk.persistence.partition_directories import directory_of
 from knhk.ports.duty import Duty
-from knhk.ports.scaler import Scaler
+from knhk.ports.scaler import Processes
 from knhk.processes.assignment import homes
 from knhk.processes.channel import Channel, Plan, Report
 
@@ -144,7 +144,7 @@ class Local:
         await asyncio.gather(*self._moving.values())
         self._listening = asyncio.create_task(self._listen(), name="processes")
 
-    def for_scaling(self) -> "tuple[Cluster | None, Scaler | None]":
+    def for_scaling(self) -> "tuple[Cluster | None, Processes | None]":
         """The cluster, if this is one, and what changes the number of processes, if something does."""
         return None, self.scaler
 
@@ -263,7 +263,7 @@ class Local:
 
 
 class LocalScaler:
-    """Implements ports.scaler.Scaler: the number of processes of this machine, from 1 to the number of partitions."""
+    """Implements ports.scaler.Processes: how many processes this machine has, from 1 to the number of partitions."""
 
     name = "processes"
 
@@ -280,6 +280,9 @@ class LocalScaler:
                 hint="Start with more in platform.processes, which makes partitions for them.",
             )
         self._local.want(count)
+
+    def others(self) -> Sequence[str]:
+        return self._local.others()
 
 
 class Guest:

@@ -10,10 +10,11 @@ from knhk.bootstrap.stores import projections_of
 from knhk.config import Config
 from knhk.domain.errors import InvalidConfiguration, ShuttingDown
 from knhk.domain.event import ScalingDecided, ScalingEnded
-from knhk.ports.scaler import Scaler
+from knhk.ports.scaler import Processes, Scaler
 from knhk.scaling import views
+from knhk.scaling.asking import Asking
 from knhk.scaling.autoscaler import Autoscaler, Settings
-from knhk.scaling.crew import Alone, Crew
+from knhk.scaling.crew import Crew, Machine
 from knhk.scaling.decision import Policy
 from knhk.scaling.dry_run import DryRun
 from knhk.scaling.history import History
@@ -32,17 +33,17 @@ _PERCENT = 100.0
 class NodeScaling:
     """Implements api.scaling.ScalingFace for a node. `processes` changes how many processes this machine has."""
 
-    def __init__(self, node: Node, cluster: "Cluster | None", processes: Scaler | None = None) -> None:
+    def __init__(self, node: Node, cluster: "Cluster | None", processes: Processes | None = None) -> None:
         config = node.config
         self._meter = Meter(node.clock, config.platform.node_id, lambda: _places(node))
         self._processor_turn = asyncio.Lock()
-        closing: list[Callable[[], Awaitable[None]]] = []
+        asking = Asking()
+        closing: list[Callable[[], Awaitable[None]]] = [asking.aclose]
         scaler = _scaler(config, cluster, processes)
-        crew: Crew = Alone(config.platform.node_id, self.own)
+        crew: Crew = Machine(self.own, asking, processes.others if processes is not None else tuple)
         if cluster is not None:
             statefulset = scaler.statefulset if isinstance(scaler, KubernetesScaler) else ""
-            crew = members = Members(cluster.member, self.own, statefulset)
-            closing.append(members.aclose)
+            crew = Members(cluster.member, self.own, asking, statefulset)
         if isinstance(scaler, KubernetesScaler):
             closing.append(scaler.aclose)
         self.autoscaler = Autoscaler(
@@ -91,7 +92,7 @@ def policy_of(config: Config) -> Policy:
     )
 
 
-def _scaler(config: Config, cluster: "Cluster | None", processes: Scaler | None) -> Scaler:
+def _scaler(config: Config, cluster: "Cluster | None", processes: Processes | None) -> Scaler:
     """The driver. Raises InvalidConfiguration if the one that was asked for is not there."""
     settings = config.scaling
     in_pod = bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and (settings.service_account_path / "token").exists()

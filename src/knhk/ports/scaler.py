@@ -1,5 +1,6 @@
 """What can change how many replicas run: members of a StatefulSet, or processes of one machine."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -25,4 +26,12 @@ class Scaler(Protocol):
         an implementation MUST stop them gracefully all the same. Raises Unavailable, Refused or Conflict: then nothing
         was changed, or it is not known whether it was, and `current` tells.
         """
+        ...
+
+
+class Processes(Scaler, Protocol):
+    """What changes the number of processes of this machine."""
+
+    def others(self) -> Sequence[str]:
+        """The URLs at which the APIs of the other processes answer this one."""
         ...

@@ -100,6 +100,11 @@ class Autoscaler:
         for close in self._closing:
             await close()
 
+    @property
+    def decides(self) -> bool:
+        """Whether it is this process that decides."""
+        return self._task is not None and self.crew.leads()
+
     def health(self) -> str:
         """What keeps it from deciding or from doing what was decided."""
         last = self.ledger.entries[-1] if self.ledger.entries else None

@@ -1,8 +1,12 @@
 """The replicas as the autoscaler sees them, whatever they are."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+import msgspec
+
+from knhk.scaling.asking import Asking
 from knhk.scaling.load import Fleet, Load
 
 OwnLoad = Callable[[], Awaitable[Load]]
@@ -45,17 +49,25 @@ class Crew(Protocol):
         ...
 
 
-class Alone:
-    """Implements Crew for a process that is the only one."""
+class Machine:
+    """Implements Crew for a process that decides for its machine. `others` are the APIs of the other processes, if any.
 
-    def __init__(self, name: str, own: OwnLoad) -> None:
-        self._name, self._own = name, own
+    Nobody is drained here: whoever changes the number of processes does that.
+    """
+
+    def __init__(self, own: OwnLoad, asking: Asking, others: Callable[[], Sequence[str]]) -> None:
+        self._own, self._asking, self._others = own, asking, others
 
     def leads(self) -> bool:
         return True
 
     async def loads(self) -> Fleet:
-        return Fleet((await self._own(),))
+        apis = self._others()
+        own, answers = await asyncio.gather(self._own(), asyncio.gather(*(self._asking.ask(api) for api in apis)))
+        found = dict(zip(apis, answers, strict=True))
+        # The processes of a machine share its name.
+        loads = [msgspec.structs.replace(one, replica=api) for api, one in found.items() if isinstance(one, Load)]
+        return Fleet((own, *loads), {api: why for api, why in found.items() if isinstance(why, str)})
 
     def doubts(self) -> Sequence[str]:
         return ()
@@ -64,7 +76,7 @@ class Alone:
         return ()
 
     def members(self) -> frozenset[str]:
-        return frozenset((self._name,))
+        return frozenset()
 
     def drained(self) -> frozenset[str]:
         return frozenset()

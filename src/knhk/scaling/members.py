@@ -3,26 +3,18 @@
 import asyncio
 import re
 from collections.abc import Sequence
-from typing import Final
-
-import httpx
-import msgspec
 
 from knhk.cluster.member import Member
+from knhk.scaling.asking import Asking
 from knhk.scaling.crew import OwnLoad
 from knhk.scaling.load import Fleet, Load
-
-LOAD_PATH: Final = "/scaling/load"
-_ANSWER_S: Final = 5.0
-_CONNECT_S: Final = 2.0
 
 
 class Members:
     """Implements Crew. `statefulset` names the pods, `<statefulset>-<ordinal>`; empty: nobody is drained here."""
 
-    def __init__(self, member: Member, own: OwnLoad, statefulset: str = "") -> None:
-        self._member, self._own, self._statefulset = member, own, statefulset
-        self._client: httpx.AsyncClient | None = None
+    def __init__(self, member: Member, own: OwnLoad, asking: Asking, statefulset: str = "") -> None:
+        self._member, self._own, self._asking, self._statefulset = member, own, asking, statefulset
 
     def leads(self) -> bool:
         return self._member.leads
@@ -30,7 +22,7 @@ class Members:
     async def loads(self) -> Fleet:
         nodes = self._member.view.nodes
         others = [one for name, one in nodes.items() if name != self._member.node.node_id and not one.leaving]
-        own, answers = await asyncio.gather(self._own(), asyncio.gather(*(self._ask(one.api) for one in others)))
+        own, answers = await asyncio.gather(self._own(), asyncio.gather(*(self._asking.ask(one.api) for one in others)))
         silent = {one.node_id: answer for one, answer in zip(others, answers, strict=True) if isinstance(answer, str)}
         return Fleet((own, *(answer for answer in answers if isinstance(answer, Load))), silent)
 
@@ -60,23 +52,3 @@ class Members:
 
     async def drain(self, name: str, *, drained: bool) -> None:
         await self._member.drain(name, drained=drained)
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
-
-    async def _ask(self, api: str) -> Load | str:
-        """The load of another member, or why it is not known."""
-        if self._client is None:
-            timeout = httpx.Timeout(_ANSWER_S, connect=_CONNECT_S)
-            self._client = httpx.AsyncClient(timeout=timeout, trust_env=False)
-        try:
-            answer = await self._client.get(f"{api}{LOAD_PATH}")
-            answer.raise_for_status()
-            return msgspec.json.decode(answer.content, type=Load)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return f"{type(error).__name__}: {error}"
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:  # of another version, perhaps
-            return f"its load cannot be read: {error}"

@@ -73,9 +73,7 @@ def explain(scaler: Autoscaler) -> dict[str, Any]:
 
 def families(scaler: Autoscaler) -> Iterator[Metric]:
     """For the metrics. What only the leader knows is left out on the others."""
-    yield GaugeMetricFamily(
-        "knhk_scaling_enabled", "1 if it decides here.", scaler.settings.enabled and scaler.crew.leads()
-    )
+    yield GaugeMetricFamily("knhk_scaling_enabled", "1 if it decides here.", scaler.decides)
     policy, look = scaler.policy, scaler.last
     replicas = GaugeMetricFamily("knhk_scaling_replicas", "Replicas: limits, current and wanted.", labels=("which",))
     replicas.add_metric(("min",), policy.min_replicas)
