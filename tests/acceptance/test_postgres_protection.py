@@ -133,7 +133,8 @@ def test_a_lost_database_is_restored_into_another_one(house: House, tmp_path: Pa
     before = house.many(5)
     server.cli("backup", "create", "--config", str(server.config), "--output", "json")
     after = house.many(5)
-    until(lambda: "knhk_recovery_ship_lag_seconds 0.0" in server.client.get(f"{server.ops}/metrics").text)
+    height = house.sql("SELECT max(height) FROM knhk.blocks")
+    until(lambda: f"knhk_recovery_shipped_height {height}.0" in server.client.get(f"{server.ops}/metrics").text)
     server.kill()
     total = house.verify()["total_count"]
 

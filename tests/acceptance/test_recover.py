@@ -1,5 +1,6 @@
 """The machine is lost under load, and comes back from S3; and SIGKILL at any moment of a snapshot or a restore."""
 
+import itertools
 import random
 import shutil
 import signal
@@ -13,7 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from knhk.recovery import snapshots
+from knhk.domain.errors import BackupCorrupt
+from knhk.recovery import segments, snapshots
+from knhk.security.signing import verify
 from tests.acceptance.server import Server
 from tests.acceptance.test_workloads import GUIDE
 from tests.services.s3 import S3
@@ -132,6 +135,46 @@ def test_sigkill_during_snapshots_leaves_whole_ones_and_no_rest(tmp_path: Path, 
         server.stop()
         left = [path.name for path in (server.directory / "checkpoints").iterdir() if path.name.startswith(".")]
         assert left == []
+    finally:
+        server.close()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])
+def test_sigkill_of_the_uploader_loses_nothing_and_doubles_nothing(tmp_path: Path, kills: int) -> None:
+    """At random moments under load; what is in the place is whole at each of them, and in the end it is everything."""
+    away = tmp_path / "away"
+    server = Server(tmp_path / "one", recovery={"backup_to": str(away), "ship_interval": "20ms"})
+    rng = random.Random(SEED)
+    acknowledged: list[str] = []
+    try:
+        for number in range(kills):
+            server.start()
+            with Load(server, threads=2) as load:
+                load.wait(10)
+                time.sleep(rng.random() * 0.4)
+                server.kill()
+            acknowledged += [name for _, name in load.acknowledged]
+            for path in away.rglob("*.seg"):
+                try:
+                    segments.decode(path.read_bytes(), path.name, None, verify)
+                except BackupCorrupt:  # may be left by a crash, if it was never counted as shipped
+                    assert path.stat().st_mtime > time.time() - 60
+            if number % 5 == 0:
+                drilled = server.cli("recover", "drill", "--config", str(server.config), "-o", "json")
+                assert drilled["ok"] is True, drilled
+        server.start()
+        for name in acknowledged:
+            server.wait_for(name)
+        assert server.stop() == 0  # which ships what is left
+        before = server.verify()
+        shutil.rmtree(server.data)
+        shown = server.cli("recover", "--config", str(server.config), "-o", "json")["verification"]
+        assert shown["verified_count"] == shown["total_count"] == before["total_count"] > len(acknowledged)
+        heights = sorted(segments.heights_of(path.name) or (0, 0) for path in away.rglob("*.seg"))
+        assert all(first == last + 1 for (_, last), (first, _) in itertools.pairwise(heights)), "each block once"
+        server.start()
+        assert {server.status(name)["state"] for name in acknowledged} == {"completed"}
     finally:
         server.close()
 

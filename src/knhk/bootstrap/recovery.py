@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 from knhk.bootstrap.blobs import blob_path
+from knhk.bootstrap.clustered import is_clustered
 from knhk.bootstrap.node import PARTITION, Node
 from knhk.bootstrap.stores import open_store, postgres_options, store_options
 from knhk.config import Config
+from knhk.domain.errors import InvalidConfiguration
 from knhk.persistence.blob_area import BlobArea
 from knhk.persistence.rocksdb_database import Counters
 from knhk.persistence.rocksdb_opening import open_database
@@ -113,10 +115,15 @@ def drills_of(node: Node, config_file: Path | None) -> DrillDuty:
 
 
 def shipper_of(node: Node) -> Shipper | None:
-    """The duty that ships the journal; None if there is nowhere to ship it to."""
+    """The duty that ships the journal; None if there is nowhere to ship it to. Raises InvalidConfiguration."""
     recovery = node.config.recovery
     if not recovery.backup_to:
         return None
+    if is_clustered(node.config):
+        raise InvalidConfiguration(
+            "recovery.backup_to ships the journal of a node that works alone, and this one is one of a cluster",
+            hint="Leave it empty, and archive the database's own log (PostgreSQL: continuous archiving).",
+        )
     return Shipper(
         recovery.backup_to,
         node.store.stored_rows,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from knhk.bootstrap.clustered import is_clustered
 from knhk.config import Config
 from knhk.config.sections import Persistence
 from knhk.domain.errors import InvalidConfiguration, JournalCorrupt
@@ -34,8 +35,13 @@ def open_store(config: Config, *, read_only: bool = False) -> "RocksDbStore | Po
         DataDirectoryInUse: another process has the directory open.
         JournalCorrupt, BackupCorrupt: what is there is not what was written.
         EncryptionKeyUnavailable, KeyRingCorrupt: it is encrypted, and its keys are not at hand or damaged.
-        InvalidConfiguration: as postgres_store says.
+        InvalidConfiguration: as postgres_store says, or a cluster is to be encrypted.
     """
+    if config.persistence.encryption and is_clustered(config):
+        raise InvalidConfiguration(
+            "persistence.encryption is for a node that works alone, and this one is one of a cluster",
+            hint="Set it to false, and have PostgreSQL's disk encrypted.",
+        )
     if config.persistence.url:
         return postgres_store(config.persistence, read_only=read_only)
     return _embedded_store(config, read_only=read_only)
