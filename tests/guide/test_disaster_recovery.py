@@ -189,7 +189,8 @@ def _refused(server: GuideServer, directory: Path) -> str:
 
 
 def contents(directory: Path) -> dict[str, Any]:
-    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name not in ("LOCK", "LOG")}
+    files = (path for path in directory.rglob("*") if path.is_file() and path.name not in ("LOCK", "LOG"))
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 def test_the_script_says_that_there_is_no_server_and_leaves_nothing(fresh: GuideServer) -> None:
