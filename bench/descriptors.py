@@ -16,7 +16,7 @@ apiVersion: knhk/v1
 kind: Workflow
 metadata:
   name: {name}-SERIAL
-  department: engineering
+  department: {department}
   cost_center: R&D
 spec:
   covenant: Sigma
@@ -62,6 +62,19 @@ def layered(count: int, seed: int = 1) -> str:
     return _workflow(f"dag-{count}", steps, timeout="300s")
 
 
+def wide(department: str, action: str) -> str:
+    """A hundred steps: ten layers of ten, each step after one of the layer before."""
+    steps = [_step(f"s{index}", action, [f"s{index - 10}"] if index >= 10 else ()) for index in range(100)]
+    return _workflow(f"wide-{department}", steps, timeout="1h", department=department)
+
+
+def each(count: int) -> str:
+    """One step for each of so many items, a hundred at a time."""
+    items = ", ".join(map(str, range(count)))
+    foreach = f"      foreach: {{in: [{items}], concurrency: 100}}\n"
+    return _workflow(f"each-{count}", [_step("each", "process") + foreach], timeout="1h")
+
+
 def waiting() -> str:
     """A run that parks for an hour."""
     return _workflow("waiting", ["    - name: pause\n      action: wait\n      params: {duration: 1h}\n"], timeout="2h")
@@ -72,8 +85,8 @@ def _step(name: str, action: str, depends_on: Iterable[str] = (), *, params: boo
     return f"    - name: {name}\n      action: {action}\n{given}      depends_on: [{', '.join(depends_on)}]\n"
 
 
-def _workflow(name: str, steps: Iterable[str], timeout: str = "60s") -> str:
-    return _HEAD.format(name=name, timeout=timeout) + "".join(steps)
+def _workflow(name: str, steps: Iterable[str], timeout: str = "60s", department: str = "engineering") -> str:
+    return _HEAD.format(name=name, timeout=timeout, department=department) + "".join(steps)
 
 
 class RequestTemplate:

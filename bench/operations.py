@@ -44,6 +44,17 @@ class Operations:
             raise BenchFailure(f"GET /metrics answered {status}")
         return read_metrics(body.decode())
 
+    def longest_lag_s(self) -> float:
+        """The event loop was never found later than this since the server started, by the bounds of its histogram."""
+        body = self._ask("GET", self._ports.operations, "/metrics")[1].decode()
+        buckets: dict[float, float] = {}
+        for family in text_string_to_metric_families(body):
+            for found in family.samples:
+                if found.name == "knhk_event_loop_lag_seconds_bucket":
+                    buckets[float(found.labels["le"])] = found.value
+        most = max(buckets.values(), default=0.0)
+        return min((bound for bound, count in buckets.items() if count == most), default=0.0)
+
     def final_counts(self) -> dict[str, int]:
         """How many runs ended in each way: from the metrics or, where those do not say, from the listing."""
         counted = self.metrics().workflows

@@ -15,6 +15,8 @@ from bench.session import Session
 from bench.settings import BenchFailure, Settings
 
 DAG_REPEATS = 3
+MOST_STEPS = 100_000
+MANY = 1_000
 DAG_LIMIT_S = 120.0
 WAITING_LIMIT_S = 600.0
 PARK_LIMIT_S = 180.0
@@ -48,6 +50,48 @@ def _dag(settings: Settings, server: Server, session: Session, result: WorkloadR
     seconds = phase.latencies.p50_ms / 1e3
     result.figures["seconds_to_completed"] = seconds
     result.figures["steps_per_s"] = settings.dag_steps / seconds if seconds else 0.0
+
+
+def _each(settings: Settings, server: Server, session: Session, result: WorkloadResult) -> None:
+    """One run of as many steps as a run can have."""
+    descriptor = descriptors.each(MOST_STEPS)
+    phase = session.measure(session.runs(descriptor, 1, wait=False, connections=1, limit_s=DAG_LIMIT_S))
+    result.phases.append(phase)
+    seconds = phase.latencies.p50_ms / 1e3 + phase.drain_s
+    result.figures["seconds_to_completed"] = seconds
+    result.figures["steps_per_s"] = MOST_STEPS / seconds
+    result.figures["longest_lag_s_at_most"] = server.operations.longest_lag_s()
+
+
+def _many(settings: Settings, server: Server, session: Session, result: WorkloadResult) -> None:
+    """A thousand runs of a hundred steps with an effect, all under way at the same time."""
+    descriptor = descriptors.wide("engineering", "bench.effect")
+    began = time.monotonic()
+    spec = session.runs(descriptor, MANY, wait=False, connections=settings.connections, limit_s=DAG_LIMIT_S)
+    result.phases.append(session.measure(spec))
+    result.figures["steps_per_s"] = MANY * 100 / (time.monotonic() - began)
+    result.figures["longest_lag_s_at_most"] = server.operations.longest_lag_s()
+
+
+def _fairness(settings: Settings, server: Server, session: Session, result: WorkloadResult) -> None:
+    """A run of a small department, alone and while a big one has a thousand runs of a hundred steps under way."""
+    small = descriptors.wide("small", "bench.nap")
+
+    def alone() -> float:
+        phase = session.measure(session.runs(small, 5, wait=True, connections=1, limit_s=60), ends=False)
+        result.phases.append(phase)
+        return phase.latencies.p50_ms
+
+    before = alone()
+    flood = session.runs(
+        descriptors.wide("big", "bench.nap"), MANY, wait=False, connections=settings.connections, limit_s=60
+    )
+    session.measure(flood, ends=False)
+    left = MANY + 5 - server.operations.final_counts()["completed"]
+    result.figures["ms_alone"], result.figures["ms_beside_1000_runs"] = before, alone()
+    result.figures["runs_of_the_big_left_before"] = left
+    result.figures["runs_of_the_big_left_after"] = MANY + 10 - server.operations.final_counts()["completed"]
+    result.phases.append(session.measure(session.runs(small, 1, wait=True, connections=1, limit_s=120)))
 
 
 def _waiting(settings: Settings, server: Server, session: Session, result: WorkloadResult) -> None:
@@ -98,6 +142,9 @@ WORKLOADS: Final = (
     _open(1000),
     _open(1850),
     Workload("dag-10000", "one DAG of 10,000 steps", _dag),
+    Workload("each-100000", "one run of 100,000 steps", _each),
+    Workload("many", "1,000 runs of 100 steps at the same time", _many),
+    Workload("fairness", "a small department beside one with 1,000 runs of 100 steps", _fairness),
     Workload(
         "waiting", "100,000 runs that wait, through a restart", _waiting, lambda settings: settings.waiting_runs * 2
     ),

@@ -10,6 +10,8 @@ ALL = {
     "two-effect": (descriptors.two_effect(), 2),
     "ten": (descriptors.ten(), 10),
     "layered": (descriptors.layered(1000), 1000),
+    "wide": (descriptors.wide("sales", "process"), 100),
+    "each": (descriptors.each(50), 1),
     "waiting": (descriptors.waiting(), 1),
 }
 
