@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from knhk.actions.blob_access import Blob
     from knhk.actions.decorator import ActionContext, ActionFailed, RetryAction, action
     from knhk.actions.registry import Cancelled, Failed, Outcome, RetryLater, Succeeded, WaitUntil
     from knhk.sdk.builder import Expression, Workflow, cel
@@ -19,6 +20,7 @@ __all__ = [
     "ActionContext",
     "ActionFailed",
     "AsyncClient",
+    "Blob",
     "Cancelled",
     "Client",
     "Expression",
@@ -42,6 +44,7 @@ _HOME = {
     "ActionContext": _DECORATOR,
     "ActionFailed": _DECORATOR,
     "AsyncClient": _CLIENT,
+    "Blob": "knhk.actions.blob_access",
     "Cancelled": _REGISTRY,
     "Client": _CLIENT,
     "Expression": _BUILDER,

@@ -107,3 +107,51 @@ def test_a_server_that_is_killed_and_comes_back_is_not_noticed(server: Server) -
 def test_no_server_is_said_at_once() -> None:
     with knhk.Client(f"http://127.0.0.1:{free_port()}", attempts=1) as client, pytest.raises(ServerUnreachable):
         client.status("wf-1234567890")
+
+
+def asking() -> knhk.Workflow:
+    flow = knhk.Workflow("asking")
+    paid = flow.step("paid", "wait_for", {"event": "payment", "correlate": "B-1"})
+    flow.step("boss", "approval", {"approvers": ["ann"]}, depends_on=[paid])
+    flow.output("sum", paid.output.data.sum)
+    return flow
+
+
+def wait_for_step(client: knhk.Client, workflow_id: str, step: str) -> None:
+    deadline = time.monotonic() + 30
+    while client.status(workflow_id).step(step).state != "waiting":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_program_tells_a_run_what_it_waits_for(server: Server) -> None:
+    with knhk.Client(server.api) as client:
+        first, second, third = (client.submit(asking()).workflow_id for _ in range(3))
+        for run in (first, second, third):
+            wait_for_step(client, run, "paid")
+        told = client.signal(first, "payment", {"sum": 3}, correlate="B-1", signal_id="p-1")
+        assert (told.step, told.replayed) == ("paid", False)
+        assert client.signal(first, "payment", {"sum": 3}, correlate="B-1", signal_id="p-1").replayed is True
+        wait_for_step(client, first, "boss")
+        assert client.approve(first, "ann", comment="fine").workflow_id == first
+        assert client.wait(first, timeout_s=30).state == "completed"
+        published = client.publish("payment", "B-1", {"sum": 4})
+        assert {second, third} == set(published.delivered_to)
+        wait_for_step(client, second, "boss")
+        client.reject(second, "ann", step="boss")
+        assert client.wait(second, timeout_s=30).state == "failed"
+
+    async def asynchronously() -> None:
+        async with knhk.AsyncClient(server.api) as client:
+            assert (await client.approve(third, "ann")).workflow_id == third
+            assert (await client.wait(third, timeout_s=30)).state == "completed"
+            fourth = (await client.submit(asking())).workflow_id
+            await client.signal(fourth, "payment", {"sum": 1}, correlate="B-1")
+            with pytest.raises(IllegalTransition):
+                await client.reject(first, "ann")
+            assert (await client.publish("other", "B-2")).delivered_to == []
+            blob = await client.blobs.put(b"x" * 3_000_000)
+            assert await client.blobs.size(blob) == 3_000_000
+            assert sum([len(piece) async for piece in client.blobs.read(blob)]) == 3_000_000
+
+    asyncio.run(asynchronously())

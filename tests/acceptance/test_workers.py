@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from knhk import Client
 from tests.acceptance.server import ROOT, Server
 
 EXAMPLES = ROOT / "examples" / "workers"
@@ -48,6 +49,32 @@ def start(server: Server, tmp_path: Path) -> Iterator[Start]:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
                 process.wait(timeout=20)
+
+
+def test_a_worker_reads_and_makes_blobs(server: Server, start: Start) -> None:
+    """The same action in a worker and in the server: over HTTP there, from the area here."""
+    flow = """
+apiVersion: knhk/v1
+kind: Workflow
+metadata: {name: blobs}
+spec:
+  inputs: {source: {type: object}}
+  steps:
+    - {name: turn, action: remote.reversed, queue: gpu, params: {source: "${{ inputs.source }}"}}
+  outputs: {turned: "${{ steps.turn.output }}"}
+"""
+    data = bytes(range(256)) * 2000
+    start()
+    with Client(server.api) as client:
+        done = client.run(flow, {"source": client.blobs.put(data)})
+        assert done.outputs is not None, done
+        turned = done.outputs["turned"]
+        assert (turned["size"], turned["media_type"]) == (len(data), "text/plain")
+        assert sum(map(len, client.blobs.read(turned))) == len(data)
+        again = client.blobs.put(iter([data[:7], data[7:]]), "image/png")
+        assert again.digest == client.blobs.put(data).digest
+        missing = client.run(flow, {"source": {"$blob": turned["$blob"], "size": 1}})
+        assert missing.state == "completed"
 
 
 def lines(file: Path, count: int, within_s: float = 60.0) -> list[str]:

@@ -36,3 +36,9 @@ def blocking(path: str, seconds: float) -> dict[str, int]:
 def refuses() -> None:
     """Fails for good."""
     raise knhk.ActionFailed("never", code="SHOP-NEVER")
+
+
+@knhk.action("remote.reversed")
+def reversed_blob(source: knhk.Blob, context: knhk.ActionContext) -> knhk.Blob:
+    """A blob with the bytes of each piece in the opposite order."""
+    return context.blobs.put((piece[::-1] for piece in context.blobs.read(source)), "text/plain")

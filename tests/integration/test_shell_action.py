@@ -14,7 +14,9 @@ import pytest
 from knhk.actions.registry import Failed, Invocation, Outcome, RetryLater, Succeeded
 from knhk.actions.shell import Shell, action
 from knhk.config import ShellOptions
+from knhk.domain.errors import BlobNotFound
 from knhk.domain.expressions import Scope
+from knhk.persistence.blob_area import BlobArea
 
 ANY = ShellOptions(commands=("*",))
 
@@ -205,3 +207,32 @@ async def test_no_more_programs_than_allowed(tmp_path: Path) -> None:
     script = f"[ -e {tmp_path}/busy ] && exit 9; touch {tmp_path}/busy; sleep 0.2; rm {tmp_path}/busy"
     outcomes = await asyncio.gather(*(both.run(invocation(command=["sh", "-c", script])) for _ in range(3)))
     assert all(isinstance(outcome, Succeeded) for outcome in outcomes), outcomes
+
+
+async def test_large_output_becomes_a_blob_and_blobs_are_read(tmp_path: Path) -> None:
+    blobs = BlobArea(tmp_path / "blobs", inline_bytes=1000, max_bytes=1 << 30, min_free_bytes=0)
+    blobs.open()
+    options = ShellOptions(commands=("*",), max_output_bytes=8 << 20)
+
+    async def run(**params: Any) -> Any:
+        return await Shell(options, blobs).run(invocation(**params))
+
+    made = await run(command=["head", "-c", "3000000", "/dev/zero"])
+    assert isinstance(made, Succeeded), made
+    assert (made.output["stdout_encoding"], made.output["stdout"]["size"]) == ("blob", 3_000_000)
+    counted = await run(command=["wc", "-c"], stdin=made.output["stdout"])
+    assert isinstance(counted, Succeeded), counted
+    assert counted.output["stdout"].strip() == "3000000"
+    unread = await run(command=["true"], stdin=made.output["stdout"])
+    assert isinstance(unread, Succeeded), unread
+    small = await run(command=["echo", "hi"], blob="always")
+    assert isinstance(small, Succeeded)
+    assert small.output["stdout"]["size"] == 3
+    too_much = await run(command=["head", "-c", "9000000", "/dev/zero"])
+    assert isinstance(too_much, Failed)
+    cut = await run(command=["head", "-c", "9000000", "/dev/zero"], on_overflow="cut")
+    assert isinstance(cut, Succeeded)
+    assert (cut.output["stdout"]["size"], cut.output["cut"]) == (8 << 20, True)
+    assert len(list(blobs.names())) == 3
+    with pytest.raises(BlobNotFound):
+        await run(command=["cat"], stdin={"$blob": f"sha256:{'0' * 64}"})

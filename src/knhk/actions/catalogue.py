@@ -3,6 +3,7 @@
 from typing import Final
 
 from knhk.actions import file, http, notify, python, s3, shell, sql
+from knhk.actions.blob_access import AreaAccess, provide
 from knhk.actions.registry import Registry
 from knhk.config import Actions
 from knhk.ports.blobs import Blobs, NoBlobs
@@ -17,9 +18,10 @@ def catalogue(settings: Actions, blobs: Blobs = _NONE) -> Registry:
         InvalidConfiguration: a module cannot be imported or has no action, or two actions have the same name.
     """
     http.SHARED.configure(settings, blobs)
+    provide(AreaAccess(blobs))
     registry = Registry.load(settings.modules)
     outside = (
-        shell.action(settings.shell),
+        shell.action(settings.shell, blobs),
         python.action(settings.python),
         sql.action(settings.sql),
         file.action(settings.file, blobs),

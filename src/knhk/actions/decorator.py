@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 import msgspec
 
+from knhk.actions.blob_access import BlobAccess, provided
 from knhk.actions.parameters import PARAMS_CODE
 from knhk.actions.registry import (
     MARK,
@@ -77,6 +78,11 @@ class ActionContext(msgspec.Struct, frozen=True):
     dependencies: Mapping[str, Any] = {}
     now_ns: int = 0
     traceparent: str = ""
+
+    @property
+    def blobs(self) -> BlobAccess:
+        """Large payloads: those that params refer to, and those that the action makes. It blocks, like a file."""
+        return provided()
 
 
 def action(

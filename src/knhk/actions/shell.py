@@ -12,20 +12,25 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from knhk.actions import shell_supervisor
+from knhk.actions.blob_streams import Keep, Spill, pieces
 from knhk.actions.bounds import within
 from knhk.actions.parameters import NOT_ALLOWED_CODE, parse, wrong
 from knhk.actions.registry import Action, Failed, Invocation, Outcome, RetryLater, Succeeded
 from knhk.actions.schema import schema_of
 from knhk.actions.texts import text_of
 from knhk.config import ShellOptions
+from knhk.domain.blob import BlobReference
+from knhk.domain.errors import KnhkError
 from knhk.domain.plan import ActionTraits
 from knhk.domain.units import MB, SECOND, format_duration, format_size
+from knhk.ports.blobs import Blobs, NoBlobs
 
 NAME: Final = "shell"
 EXIT_CODE: Final = "KNHK-SHELL-EXIT"
@@ -37,6 +42,7 @@ _CHUNK: Final = 65_536
 _LEAST_MEMORY: Final = 16 * MB
 _ANY: Final = "*"
 _GRACE_S: Final = 10.0
+_NO_BLOBS: Final = NoBlobs("this process has no blob area")
 Code = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 
@@ -46,12 +52,13 @@ class ShellParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     command: Annotated[list[str], msgspec.Meta(min_length=1)]
     directory: str | None = None
     env: dict[str, str] = {}
-    stdin: str | None = None
+    stdin: str | BlobReference | None = None
     timeout: str | None = None
     cpu: str | None = None
     memory: str | None = None
     max_output: str | None = None
     on_overflow: Literal["fail", "cut"] = "fail"
+    blob: Keep = "auto"
     format: Literal["text", "json"] = "text"
     expected_exit: Annotated[list[Code], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: [0])
     final_exit: list[Code] = []
@@ -63,7 +70,8 @@ class _Job(msgspec.Struct, frozen=True):
     path: str
     argv: list[str]
     environment: dict[str, str]
-    stdin: bytes
+    stdin: bytes | BlobReference
+    keep: Keep
     timeout_ns: int
     cpu_ns: int
     memory_bytes: int
@@ -76,7 +84,7 @@ class _Ended(msgspec.Struct):
     exit: int | None = None
     signal: int = 0
     error: str = ""
-    stdout: bytes = b""
+    stdout: bytes | BlobReference = b""
     stderr: bytes = b""
     overflow: bool = False
 
@@ -88,8 +96,8 @@ class _Overflow(Exception):
 class Shell:
     """The programs of this process's steps, at most `processes` of them at a time."""
 
-    def __init__(self, options: ShellOptions) -> None:
-        self._options = options
+    def __init__(self, options: ShellOptions, blobs: Blobs = _NO_BLOBS) -> None:
+        self._options, self._blobs = options, blobs
         self._places = asyncio.Semaphore(options.processes)
 
     async def run(self, invocation: Invocation) -> Outcome:
@@ -108,7 +116,7 @@ class Shell:
             own = None if directory else await asyncio.to_thread(tempfile.mkdtemp, prefix="knhk-shell-")
             try:
                 async with asyncio.timeout(job.timeout_ns / SECOND):
-                    ended = await _execute(job, directory or str(own), cut=params.on_overflow == "cut")
+                    ended = await _execute(job, directory or str(own), self._blobs, cut=params.on_overflow == "cut")
             except TimeoutError:
                 limit = format_duration(job.timeout_ns)
                 return RetryLater(TIMEOUT_CODE, f"{job.argv[0]}: not finished after {limit}")
@@ -134,7 +142,8 @@ class Shell:
             path=self._path(params.command[0]),
             argv=params.command,
             environment=self._environment(params.env, invocation),
-            stdin=b"" if params.stdin is None else params.stdin.encode(),
+            stdin=params.stdin.encode() if isinstance(params.stdin, str) else params.stdin or b"",
+            keep="never" if params.format == "json" or not self._blobs.max_bytes else params.blob,
             timeout_ns=timeout_ns,
             cpu_ns=cpu_ns,
             memory_bytes=memory,
@@ -187,7 +196,7 @@ def _is_allowed(name: str, allowed: tuple[str, ...]) -> bool:
     return "=" not in name and any(fnmatch.fnmatchcase(name, pattern) for pattern in allowed)
 
 
-async def _execute(job: _Job, directory: str, *, cut: bool) -> _Ended:
+async def _execute(job: _Job, directory: str, blobs: Blobs, *, cut: bool) -> _Ended:
     """Run the program under its supervisor. However this is left, nothing of it goes on running."""
     lifeline, held = os.pipe()
     status, reported = os.pipe()
@@ -210,7 +219,7 @@ async def _execute(job: _Job, directory: str, *, cut: bool) -> _Ended:
         finally:
             os.close(lifeline)
             os.close(reported)
-        ended = await _conversation(process, job, cut)
+        ended = await _conversation(process, job, blobs, cut)
         await process.wait()
         found = msgspec.json.decode(os.read(status, 4096) or b"{}")
         ended.exit, ended.signal, ended.error = found.get("exit"), found.get("signal", 0), found.get("error", "")
@@ -238,37 +247,57 @@ async def _discard(stream: asyncio.StreamReader | None) -> None:
         pass
 
 
-async def _conversation(process: asyncio.subprocess.Process, job: _Job, cut: bool) -> _Ended:
+async def _conversation(process: asyncio.subprocess.Process, job: _Job, blobs: Blobs, cut: bool) -> _Ended:
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
     ended = _Ended()
 
-    async def read(stream: asyncio.StreamReader) -> bytes:
-        kept = bytearray()
-        while chunk := await stream.read(_CHUNK):
-            room = job.output_bytes - len(kept)
-            if len(chunk) > room:
-                if not cut:
-                    raise _Overflow
-                ended.overflow = True
-            kept += chunk[:room]
-        return bytes(kept)
+    async def read(stream: asyncio.StreamReader, keep: Keep) -> bytes | BlobReference:
+        spill = Spill(blobs, keep, job.output_bytes)
+        try:
+            while chunk := await stream.read(_CHUNK):
+                room = job.output_bytes - spill.size
+                if len(chunk) > room:
+                    if not cut:
+                        raise _Overflow
+                    ended.overflow = True
+                await spill.write(chunk[:room])
+            return await spill.finish()
+        finally:
+            await spill.abort()
 
     async def write(stream: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a program need not read what it is given
-            stream.write(job.stdin)
-            await stream.drain()
-        stream.close()
+        try:
+            async for piece in _pieces(job.stdin, blobs):
+                stream.write(piece)
+                await stream.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # a program need not read what it is given
+        finally:
+            stream.close()
 
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(write(process.stdin))
-            out, err = group.create_task(read(process.stdout)), group.create_task(read(process.stderr))
+            out = group.create_task(read(process.stdout, job.keep))
+            err = group.create_task(read(process.stderr, "never"))
     except* _Overflow:
         raise _Overflow from None
-    ended.stdout, ended.stderr = out.result(), err.result()
+    except* KnhkError as group_of_errors:  # of the blob area
+        raise group_of_errors.exceptions[0] from None
+    complaints = err.result()
+    assert isinstance(complaints, bytes)
+    ended.stdout, ended.stderr = out.result(), complaints
     return ended
+
+
+async def _pieces(given: bytes | BlobReference, blobs: Blobs) -> AsyncIterator[bytes]:
+    if isinstance(given, bytes):
+        yield given
+        return
+    async for piece in pieces(blobs.pieces(given.digest)):
+        yield piece
 
 
 def _judged(ended: _Ended, job: _Job, params: ShellParams) -> Outcome:
@@ -281,10 +310,14 @@ def _judged(ended: _Ended, job: _Job, params: ShellParams) -> Outcome:
     if ended.exit not in params.expected_exit:
         message = f"{name}: exit code {ended.exit}{_excerpt(ended)}"
         return Failed(EXIT_CODE, message) if ended.exit in params.final_exit else RetryLater(EXIT_CODE, message)
-    output: dict[str, Any] = {"exit_code": ended.exit, **text_of(ended.stdout, "stdout")}
+    output: dict[str, Any] = {"exit_code": ended.exit}
+    if isinstance(ended.stdout, BlobReference):
+        output |= {"stdout": ended.stdout.to_dict(), "stdout_encoding": "blob"}
+    else:
+        output |= text_of(ended.stdout, "stdout")
     if params.format == "json":
         try:
-            output["stdout"] = msgspec.json.decode(ended.stdout)
+            output["stdout"] = msgspec.json.decode(ended.stdout)  # type: ignore[arg-type]  # JSON is never in a blob
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return Failed(OUTPUT_CODE, f"{name}: stdout is not JSON: {error}")
     return Succeeded({**output, **text_of(ended.stderr, "stderr"), "cut": ended.overflow})
@@ -298,10 +331,10 @@ def _excerpt(ended: _Ended) -> str:
     return f": {shown}" if shown else ""
 
 
-def action(options: ShellOptions) -> Action:
+def action(options: ShellOptions, blobs: Blobs = _NO_BLOBS) -> Action:
     """The action within these limits."""
     disabled = "" if options.commands else "`actions.shell.commands` names no program"
     traits = ActionTraits(
         NAME, pure=False, params_schema=schema_of(ShellParams), reads_dependencies=False, disabled=disabled
     )
-    return Action(traits, "async", Shell(options).run, __name__, about="runs a program with its arguments")
+    return Action(traits, "async", Shell(options, blobs).run, __name__, about="runs a program with its arguments")

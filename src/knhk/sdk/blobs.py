@@ -7,16 +7,17 @@
 A file that the server has already is not sent again. What is read is compared with its digest.
 """
 
-import mimetypes
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
+import msgspec
 
-from knhk.domain.blob import OCTETS, BlobReference, checked_digest, checked_media_type
+from knhk.actions.blob_access import PIECE_BYTES, Given, Source, digest_of, media_type_of, pieces_of, save
+from knhk.domain.blob import BlobReference
 from knhk.domain.errors import BlobMismatch, InvalidInput, NotFound
 from knhk.sdk.answers import CONNECT_S, error_of
 from knhk.sdk.calls import Call
@@ -24,11 +25,8 @@ from knhk.sdk.calls import Call
 if TYPE_CHECKING:
     from knhk.sdk.client import AsyncClient, Client
 
-PIECE_BYTES: Final = 1 << 20
 _PIECE_S: Final = 60.0
 _FINISH_S: Final = 300.0
-Given = BlobReference | Mapping[str, Any] | str
-"""A reference, as it stands in inputs and outputs, or a digest."""
 
 
 class Blobs:
@@ -37,10 +35,15 @@ class Blobs:
     def __init__(self, client: "Client", http: httpx.Client) -> None:
         self._client, self._http = client, http
 
-    def put(self, source: Path | bytes, media_type: str | None = None) -> BlobReference:
-        """Send a file, or bytes, and give the reference to it. The media type is guessed from the file's name."""
+    def put(self, source: Source, media_type: str | None = None) -> BlobReference:
+        """Send a file, bytes, or pieces of bytes, and give the reference to them.
+
+        The media type of a file is guessed from its name. Pieces are sent once, as they come.
+        """
+        media_type = media_type_of(source, media_type)
+        if not isinstance(source, Path | bytes):
+            return self._stream(source, media_type)
         digest, size = _digest(source)
-        media_type = _media_type(source, media_type)
         if not self._has(digest):
             self._client.attempt(_put(digest), lambda: self._send(source, digest, size, media_type))
         return BlobReference(digest, size, media_type)
@@ -63,14 +66,20 @@ class Blobs:
 
     def save(self, blob: Given, target: Path) -> int:
         """Write a blob to a file; its size. The file is replaced when all of it is there."""
-        partial = target.with_name(f".{target.name}.partial")
-        try:
-            with partial.open("wb") as file:
-                size = sum(file.write(piece) for piece in self.read(blob))
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-        return size
+        return save(self.read(blob), target)
+
+    def _stream(self, source: Iterable[bytes], media_type: str) -> BlobReference:
+        call = Call("POST", "/blobs", dict[str, Any], repeatable=False)
+
+        def send() -> BlobReference:
+            answer = self._http.post(
+                call.path, content=source, headers={"content-type": media_type}, timeout=_timeout()
+            )
+            if answer.is_error:
+                raise error_of(answer.status_code, answer.content, answer.headers.get("retry-after"))
+            return msgspec.json.decode(answer.content, type=BlobReference)
+
+        return self._client.attempt(call, send)
 
     def _has(self, digest: str) -> bool:
         call = _get(digest)
@@ -105,7 +114,7 @@ class AsyncBlobs:
         import asyncio
 
         digest, size = await asyncio.to_thread(_digest, source)
-        media_type = _media_type(source, media_type)
+        media_type = media_type_of(source, media_type)
         if not await self._has(digest):
             await self._client.attempt(_put(digest), lambda: self._send(source, digest, size, media_type))
         return BlobReference(digest, size, media_type)
@@ -163,35 +172,13 @@ def _digest(source: Path | bytes) -> tuple[str, int]:
     return f"sha256:{found.hexdigest()}", size
 
 
-def _pieces(source: Path | bytes) -> Iterator[bytes]:
-    if isinstance(source, bytes):
-        for at in range(0, len(source), PIECE_BYTES):
-            yield source[at : at + PIECE_BYTES]
-        return
-    with _opened(source) as file:
-        while piece := file.read(PIECE_BYTES):
-            yield piece
-
-
-def _opened(path: Path) -> BinaryIO:
+def _pieces(source: Source) -> Iterator[bytes]:
     try:
-        return path.open("rb")
+        yield from pieces_of(source)
     except FileNotFoundError as error:
-        raise NotFound(f"there is no file {path}") from error
+        raise NotFound(f"there is no file {source!r}") from error
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {os.strerror(error.errno or 0)}") from error
-
-
-def _media_type(source: Path | bytes, given: str | None) -> str:
-    guessed = mimetypes.guess_type(source.name)[0] if isinstance(source, Path) else None
-    return checked_media_type(given or guessed or OCTETS)
-
-
-def digest_of(blob: Given) -> str:
-    """The digest of a blob that is named in any way. Raises InvalidParameter."""
-    if isinstance(blob, BlobReference):
-        return blob.digest
-    return checked_digest(str(blob.get("$blob")) if isinstance(blob, Mapping) else blob)
+        raise InvalidInput(f"{source!r} cannot be read: {os.strerror(error.errno or 0)}") from error
 
 
 def _get(blob: Given) -> Call[Any]:

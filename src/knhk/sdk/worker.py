@@ -16,10 +16,12 @@ from typing import Any, Final, Protocol
 import httpx
 import msgspec
 
+from knhk.actions.blob_access import provide
 from knhk.actions.registry import INVOCATION, Cancelled, Failed, Invocation, Outcome, Registry, RetryLater
 from knhk.actions.transport import CANCELLED_CODE, Assignment, normalised, report_of, run_blocking
 from knhk.domain.errors import Conflict, InvalidInput, KnhkError, NotFound, ServerUnreachable, Unavailable
 from knhk.sdk.answers import CONNECT_S, checked_url, error_of
+from knhk.sdk.client import Client
 
 _ANSWER_S: Final = 30.0
 _FIRST_PAUSE_S: Final = 0.2
@@ -106,6 +108,8 @@ class Worker:
 
     async def run(self, stopping: asyncio.Event) -> bool:
         """Work until `stopping` is set, then finish; whether all that was under way came to its end in time."""
+        client = Client(self._server)
+        provide(client.blobs)
         async with httpx.AsyncClient(
             base_url=self._server,
             timeout=httpx.Timeout(_ANSWER_S, connect=CONNECT_S),
@@ -121,6 +125,7 @@ class Worker:
                 await asyncio.gather(beating, return_exceptions=True)
                 self._threads.shutdown(wait=False, cancel_futures=True)
                 await self._registry.aclose()
+                client.close()
 
     async def _take_until(self, stopping: asyncio.Event) -> None:
         stop = asyncio.create_task(stopping.wait())
