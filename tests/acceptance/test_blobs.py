@@ -270,7 +270,9 @@ def test_with_postgresql_blobs_need_a_directory(tmp_path: Path, peer: str) -> No
         with Client(server.api, attempts=1) as client, pytest.raises(Unsupported, match=r"persistence\.blobs\.path"):
             client.blobs.put(b"x")
         server.stop()
-        second = Server(tmp_path / "with", persistence={"url": url, "blobs": {"path": str(shared)}})
+        keys = {"key_path": str(tmp_path / "keys"), "encryption": True}
+        given = {"url": url, "blobs": {"path": str(shared)}, **keys}
+        second = Server(tmp_path / "with", persistence=given)
         server.close()
         server = second
         server.start()
@@ -278,11 +280,22 @@ def test_with_postgresql_blobs_need_a_directory(tmp_path: Path, peer: str) -> No
             reference = client.blobs.put(content(MiB))
             run = client.run(COPY % "sales", {"source": reference, "to": peer})
             assert run.outputs == {"copied": reference.to_dict() | {"media_type": "text/csv"}}
+            assert all(len(path.name) == 32 for path in (shared / "data").rglob("*") if path.is_file()), "encrypted"
             report = server.cli("verify", "--config", str(server.config), "--full", "-o", "json")
             assert report["valid"], report
             client.delete(run.workflow_id)
             with pytest.raises(BlobNotFound):
                 client.blobs.size(reference)
+            kept = client.blobs.put(content(MiB))
+            client.run(COPY % "sales", {"source": kept, "to": peer})
+            snapshot = server.client.post(f"{server.ops}/checkpoint").json()["path"]
+        server.close()
+        other = {"url": shared_server().new_database(), "blobs": {"path": str(tmp_path / "other")}, **keys}
+        server = Server(tmp_path / "restored", persistence=other)
+        server.cli("recover", "--snapshot", snapshot, "--config", str(server.config), "-o", "json")
+        server.start()
+        with Client(server.api) as client:
+            assert sum(map(len, client.blobs.read(kept))) == kept.size
     finally:
         server.close()
 

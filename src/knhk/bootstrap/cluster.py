@@ -206,6 +206,7 @@ class Cluster:
     async def start(self) -> None:
         """Join the cluster."""
         await self._store.open()
+        await self._node.open_blobs()
         await self._node.refuse_retired_key()
         await self.member.start()
 

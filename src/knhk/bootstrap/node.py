@@ -12,6 +12,7 @@ import uvloop
 from knhk.actions.catalogue import catalogue
 from knhk.actions.registry import Registry
 from knhk.bootstrap.blobs import blobs_of
+from knhk.bootstrap.clustered import is_clustered
 from knhk.bootstrap.stores import open_store, projections_of
 from knhk.config import Config, Loaded
 from knhk.domain.compile_triggers import SECRETS
@@ -25,10 +26,11 @@ from knhk.observability.uptime import Uptime
 from knhk.persistence.blob_area import BlobArea
 from knhk.persistence.blob_check import references
 from knhk.persistence.blob_keeping import BlobKeeper
+from knhk.persistence.partition_directories import partitions_in
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.platform.clock import SystemClock
 from knhk.platform.ids import SnowflakeIds
-from knhk.ports.blobs import NoBlobs
+from knhk.ports.blobs import Blobs, NoBlobs
 from knhk.ports.fold import Fold
 from knhk.security.signing import Ed25519Signer
 
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 
 PARTITION: Final = 0
 _MILLISECOND_NS: Final = 1_000_000
+
+
+_OF_SEVERAL: Final = "several processes or partitions of one machine have a data directory each, and share no blobs"
 
 
 class Node:
@@ -64,17 +69,24 @@ class Node:
         else:
             self._share(beside)
         shared = beside is not None and bool(config.persistence.url)
-        self.blobs: BlobArea | NoBlobs = beside.blobs if beside is not None and shared else self._own_blobs()
+        own: Blobs = beside.area or beside.blobs if beside is not None and shared else self._own_blobs()
+        self.area: BlobArea | None = own if isinstance(own, BlobArea) else None
+        """Where the blobs of this node's runs are."""
+        several = beside is not None or partition or config.platform.processes != "1" or _partitions_in(config) > 1
+        self.blobs: Blobs = NoBlobs(_OF_SEVERAL) if several and not config.persistence.url else own
+        """What actions, and those who submit, may use of it."""
         self.registry: Registry = (
             beside.registry if beside is not None and shared else catalogue(config.actions, self.blobs)
         )
-        self.keeper = BlobKeeper(self.store, self.blobs) if isinstance(self.blobs, BlobArea) else None
+        self.keeper = None if self.area is None else BlobKeeper(self.store, self.area)
         """What commits go through so that their blobs stay."""
         self.engine = self.engine_of(partition)
         """The engine of a node that works alone; in a cluster one that is never started, and only reads."""
 
     def _own_blobs(self) -> BlobArea | NoBlobs:
         persistence = self.config.persistence
+        if is_clustered(self.config) and persistence.encryption:
+            return NoBlobs("the nodes of a cluster do not share a key ring, and `persistence.encryption` is on")
         return blobs_of(persistence, self.store, lambda: self.ids.next_id(self.partition), self.clock.now_ns)
 
     def _alone(self) -> None:
@@ -126,21 +138,21 @@ class Node:
     async def start(self) -> None:
         """Take over the journal and go on with what is in it."""
         await self.store.settle_erasures()
-        if isinstance(self.blobs, BlobArea):
-            await asyncio.to_thread(self._open_blobs, self.blobs)
+        await self.open_blobs()
         await self.refuse_retired_key()
         await self.start_engine(self.partition, self.engine)
 
+    async def open_blobs(self) -> None:
+        """Make the blob area ready. Where its marks cannot be made anew, nothing is ever removed from it."""
+        if self.area is not None:
+            await asyncio.to_thread(self._open_blobs, self.area)
+
     def _open_blobs(self, area: BlobArea) -> None:
-        """Make the area ready. Where marks are missing that cannot be made anew, nothing is ever removed from it."""
         area.open()
-        if area.is_marked:
-            return
-        if isinstance(self.store, RocksDbStore):
+        if not area.is_marked:
+            has_blobs = next(area.names(), None) is not None
             with suppress(Corrupt):
-                area.rebuild(references(self.store.scanner().scan_payloads()))
-        elif next(area.names(), None) is None:
-            area.rebuild(iter(()))
+                area.rebuild(references(self.store.scanner().scan_payloads()) if has_blobs else iter(()))
 
     async def start_engine(self, partition: int, engine: Engine) -> None:
         """Take a partition over and go on with what is in it."""
@@ -177,6 +189,10 @@ class Node:
             await self.store.close()
         else:
             self.store.release(self.partition)
+
+
+def _partitions_in(config: Config) -> int:
+    return 1 if config.persistence.url else partitions_in(config.persistence.path)
 
 
 def settings(config: Config, partition: int = PARTITION) -> Settings:

@@ -10,7 +10,6 @@ from knhk.bootstrap.node import Node
 from knhk.bootstrap.stores import KEY_FILE, key_wrapper
 from knhk.config.sections import Persistence
 from knhk.domain.errors import IllegalTransition
-from knhk.persistence.blob_area import BlobArea
 from knhk.persistence.rows import RowStore
 from knhk.ports.duty import Duty
 from knhk.ports.keys import KeyWrapper
@@ -35,7 +34,7 @@ class NodeProtection:
         store, persistence, clock = node.store, node.config.persistence, node.clock
         self.keys: KeyManagement | None = None
         self.duties: list[Duty] = []
-        area = node.blobs if isinstance(node.blobs, BlobArea) else None
+        area = node.area
         encrypting, ring = None, store.cipher.keys
         if isinstance(ring, KeyRing):
             encrypting = ring if store.cipher.encrypting else None

@@ -10,7 +10,7 @@ from knhk.bootstrap.node import PARTITION, Node
 from knhk.bootstrap.stores import open_store, postgres_options, store_options
 from knhk.config import Config
 from knhk.domain.errors import InvalidConfiguration
-from knhk.persistence.blob_area import BlobArea
+from knhk.persistence.blob_area import FOLDER
 from knhk.persistence.rocksdb_database import Counters
 from knhk.persistence.rocksdb_opening import open_database
 from knhk.persistence.scanner import Progress
@@ -18,6 +18,7 @@ from knhk.platform.clock import SystemClock
 from knhk.ports.duty import Duty
 from knhk.recovery.blob_shipping import BlobShipping
 from knhk.recovery.drill_duty import DrillDuty
+from knhk.recovery.durable_files import link_or_copy, sync_path
 from knhk.recovery.shipper import Shipper
 from knhk.recovery.snapshot_duty import SnapshotDuty
 from knhk.recovery.snapshots import Snapshot, Snapshots
@@ -57,7 +58,7 @@ def snapshots_of(node: Node) -> SnapshotDuty:
         node.signer,
         node.clock,
         node.config.platform.node_id,
-        node.blobs.path if isinstance(node.blobs, BlobArea) else None,
+        None if node.area is None else node.area.path,
     )
     return SnapshotDuty(
         snapshots,
@@ -73,12 +74,32 @@ def load_database(config: Config, data: Path, progress: Progress) -> None:
     """Fill the database of `persistence.url`, which must be empty, with what is in a data directory."""
     from knhk.persistence.postgres_load import load
 
+    _bring_blobs(data / FOLDER, blob_path(config.persistence))
     options = store_options(config.persistence)
     database, heads = open_database(data, options, Counters(), read_only=True)
     try:
         asyncio.run(load(postgres_options(config.persistence), database, heads, progress))
     finally:
         database.close()
+
+
+def _bring_blobs(source: Path, target: Path | None) -> None:
+    """Put the blobs of a data directory where those of the database are; the next start finds out which are used.
+
+    Raises InvalidConfiguration if there is no place for them.
+    """
+    found = list((source / "data").glob("??/*"))
+    if not found:
+        return
+    if target is None:
+        raise InvalidConfiguration(f"{source} has {len(found)} blobs, and persistence.blobs.path names no directory")
+    for path in found:
+        copy = target / "data" / path.parent.name / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not copy.exists():
+            link_or_copy(path, copy)
+        sync_path(copy.parent)
+    (target / "marked").unlink(missing_ok=True)
 
 
 def require_empty_database(config: Config) -> None:
@@ -136,5 +157,5 @@ def shipper_of(node: Node) -> Shipper | None:
         check=verify,
         interval_ns=recovery.ship_interval_ns,
         longest_lag_ns=recovery.max_ship_lag_ns,
-        blobs=BlobShipping(node.blobs) if isinstance(node.blobs, BlobArea) else None,
+        blobs=None if node.area is None else BlobShipping(node.area),
     )

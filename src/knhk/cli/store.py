@@ -167,8 +167,10 @@ def blobs_in(directory: DataDirectory, store: "ScannedJournal") -> "BlobArea | N
 
     if isinstance(store, RocksDbStore):
         return BlobArea.reader(directory.path, store.cipher.keys)
-    path = directory.persistence.blobs.path
-    return None if path is None else BlobArea(path, inline_bytes=0, max_bytes=0, min_free_bytes=0)
+    from knhk.persistence.postgres import PostgresStore
+
+    path, keys = directory.persistence.blobs.path, store.cipher.keys if isinstance(store, PostgresStore) else None
+    return None if path is None else BlobArea(path, inline_bytes=0, max_bytes=0, min_free_bytes=0, keys=keys)
 
 
 async def trust_of(store: "ScannedJournal", pinned: list[Path] | None) -> "Trust":

@@ -202,11 +202,14 @@ class Small:
         *,
         key: Callable[[Any], bytes],
         primary_of: Callable[[bytes], Any],
-        row: Callable[[Sequence[Any]], bytes],
+        row: Callable[[Sequence[Any]], bytes | None],
         columns_of: Callable[[bytes], Sequence[Any]],
         more: dict[str, str] | None = None,
     ) -> None:
-        """`primary` and `columns` have names and types; `more` are columns of a new row, and their SQL."""
+        """`primary` and `columns` have names and types; `more` are columns of a new row, and their SQL.
+
+        `row` gives None for what stands for no row.
+        """
         self.name, self._columns, self._more = name, columns, more or {}
         (self._primary, self._kind) = primary
         self._key, self._primary_of, self._row, self._columns_of = key, primary_of, row, columns_of
@@ -217,7 +220,8 @@ class Small:
 
     def scan(self, read: Read, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
         found = read(f"SELECT {', '.join((self._primary, *self._columns))} FROM {self.name}")
-        rows = sorted((self._key(one[0]), self._row(tuple(one))) for one in found)
+        made = ((self._key(one[0]), self._row(tuple(one))) for one in found)
+        rows = sorted((key, row) for key, row in made if row is not None)
         yield from (one for one in rows if one[0] >= start and (end is None or one[0] < end))
 
     def put(self, rows: Sequence[tuple[bytes, bytes]]) -> Statement:
@@ -275,7 +279,7 @@ CURSORS: Final = Small(
     {"height": "bigint"},
     key=str.encode,
     primary_of=bytes.decode,
-    row=lambda columns: NUMBER.pack(columns[1]),
+    row=lambda columns: NUMBER.pack(columns[1]) if columns[1] >= 0 else None,
     columns_of=NUMBER.unpack,
 )
 SIGNING_KEYS: Final = Small(
