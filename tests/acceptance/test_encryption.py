@@ -53,7 +53,7 @@ def test_an_encrypted_server_runs_crashes_goes_on_and_leaves_nothing_readable(tm
         listed = server.client.get("/workflows").json()["workflows"]
         assert {row["labels"]["patient"] for row in listed} == {SECRET}
         assert server.stop() == 0
-        raw = b"".join(file.read_bytes() for file in sorted(server.data.iterdir()))
+        raw = b"".join(file.read_bytes() for file in sorted(server.data.rglob("*")) if file.is_file())
         assert SECRET.encode() not in raw
         report = server.verify()
         assert (report["valid"], report["locked"]) == (True, 0)
@@ -90,7 +90,7 @@ def test_a_wrong_or_lost_key_is_said_at_the_start_and_nothing_is_changed(tmp_pat
         assert server.stop() == 0
         keys = tmp_path / "keys"
         shutil.copytree(keys, tmp_path / "saved")
-        before = {file.name: file.read_bytes() for file in sorted(server.data.iterdir())}
+        before = {file.name: file.read_bytes() for file in sorted(server.data.iterdir()) if file.is_file()}
 
         (keys / "encryption.key").write_text("ab" * 32 + "\n")
         assert "KNHK-5010" in (said := starts(server))
@@ -109,7 +109,7 @@ def test_a_wrong_or_lost_key_is_said_at_the_start_and_nothing_is_changed(tmp_pat
         ring.write_bytes(raw[:60] + bytes([raw[60] ^ 1]) + raw[61:])
         assert "KNHK-" in starts(server)
         ring.write_bytes(raw)
-        after = {file.name: file.read_bytes() for file in sorted(server.data.iterdir())}
+        after = {file.name: file.read_bytes() for file in sorted(server.data.iterdir()) if file.is_file()}
         assert {name: after[name] for name in before if name.endswith((".sst", ".head"))} == {
             name: raw for name, raw in before.items() if name.endswith((".sst", ".head"))
         }

@@ -85,6 +85,7 @@ def house(tmp_path: Path) -> Iterator[House]:
     made.server.close()
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(240)
 def test_encryption_is_turned_on_rotated_and_erases(house: House) -> None:
     server = house.server.start()

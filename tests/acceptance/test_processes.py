@@ -306,6 +306,7 @@ def postgres() -> Iterator[PostgresServer]:
     running.close()
 
 
+@pytest.mark.soak
 def test_with_postgresql(server: Server, postgres: PostgresServer) -> None:
     config = yaml.safe_load(server.config.read_text())
     config["persistence"]["url"] = postgres.new_database()

@@ -50,6 +50,7 @@ def fleet(tmp_path: Path, api: ApiServer) -> Iterator[Fleet]:
         made.close()
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(280)
 def test_a_replica_is_drained_before_it_goes_and_takes_part_when_it_is_back(
     fleet: Fleet, api: ApiServer, tmp_path: Path

@@ -44,6 +44,17 @@ SECTIONS = {
     "actions": {
         "modules": ["tests.acceptance.leaky_actions", "tests.acceptance.blocking_actions"],
         "sql": {"connections": [{"name": "shop", "url": f"sqlite:////nowhere/{PLANTED}-sql.db"}]},
+        "s3": {
+            "connections": [
+                {
+                    "name": "lake",
+                    "bucket": "lake",
+                    "access_key_id": f"{PLANTED}-s3-id",
+                    "secret_access_key": f"{PLANTED}-s3-secret",
+                }
+            ]
+        },
+        "notify": {"channels": [{"name": "ops", "url": f"json://ops:{PLANTED}-notify@127.0.0.1:9"}]},
     },
 }
 LEAKS = f"""\

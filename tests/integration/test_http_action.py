@@ -80,6 +80,7 @@ class Peer:
 @pytest.fixture(autouse=True)
 def _direct(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
+    SHARED.configure(Actions())  # without the blob area of a node that was in this process
 
 
 @pytest.fixture

@@ -120,11 +120,22 @@ async def _decoded(response: httpx.Response) -> AsyncIterator[bytes]:
         raise BodyUnreadable(f"the content encoding {encoding!r} was not asked for")
     inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
     came = False
+    head: bytes | None = b""  # until the two bytes of the header have come
     try:
         async for chunk in response.aiter_raw():
             came, left = came or bool(chunk), chunk
             while left:
-                yield inflater.decompress(left, _PIECE_BYTES)
+                try:
+                    piece = inflater.decompress(left, _PIECE_BYTES)
+                except zlib.error:
+                    if head is None:
+                        raise
+                    # Without the header, as in `_inflate`.
+                    inflater, left, head = zlib.decompressobj(-zlib.MAX_WBITS), head + left, None
+                    continue
+                if head is not None:
+                    head = head + left if len(head + left) < 2 else None
+                yield piece
                 left = inflater.unconsumed_tail
     except zlib.error as error:
         raise BodyUnreadable(f"the compressed body is damaged: {error}") from error
