@@ -270,13 +270,17 @@ class LocalScaler:
     def __init__(self, local: Local) -> None:
         self._local = local
 
+    @property
+    def most(self) -> int:
+        return self._local.partitions
+
     async def current(self) -> int:
         return self._local.processes
 
     async def scale_to(self, count: int) -> None:
-        if not 1 <= count <= self._local.partitions:
+        if not 1 <= count <= self.most:
             raise Refused(
-                f"{count} processes: there are {self._local.partitions} partitions, and each process needs one",
+                f"{count} processes: there are {self.most} partitions, and each process needs one",
                 hint="Start with more in platform.processes, which makes partitions for them.",
             )
         self._local.want(count)

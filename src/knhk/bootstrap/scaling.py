@@ -52,7 +52,7 @@ class NodeScaling:
                 config.scaling.check_interval_ns / 1e9,
                 config.scaling.drain_limit_ns / 1e9,
             ),
-            policy_of(config),
+            policy_of(config, processes.most if processes is not None and scaler is processes else None),
             clock=node.clock,
             scaler=scaler,
             crew=crew,
@@ -78,12 +78,12 @@ class NodeScaling:
         return views.explain(self.autoscaler)
 
 
-def policy_of(config: Config) -> Policy:
-    """What the configuration allows."""
+def policy_of(config: Config, most: int | None = None) -> Policy:
+    """What the configuration allows, and the machine: no more than `most` replicas can be."""
     scaling = config.scaling
     return Policy(
-        min_replicas=scaling.min_replicas,
-        max_replicas=scaling.max_replicas,
+        min_replicas=scaling.min_replicas if most is None else min(scaling.min_replicas, most),
+        max_replicas=scaling.max_replicas if most is None else min(scaling.max_replicas, most),
         target_cpu=scaling.target_cpu / _PERCENT,
         target_memory=scaling.target_memory / _PERCENT,
         target_wait_s=config.monitoring.latency_target_ns / 1e9,

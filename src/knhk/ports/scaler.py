@@ -32,6 +32,11 @@ class Scaler(Protocol):
 class Processes(Scaler, Protocol):
     """What changes the number of processes of this machine."""
 
+    @property
+    def most(self) -> int:
+        """More processes than this cannot be: each needs a partition."""
+        ...
+
     def others(self) -> Sequence[str]:
         """The URLs at which the APIs of the other processes answer this one."""
         ...
