@@ -86,7 +86,7 @@ def _metric(fleet: Fleet, name: str, metric: str) -> float:
 
 
 @pytest.mark.timeout(280)
-def test_etcd_and_postgresql_fail(fleet: Fleet, tmp_path: Path) -> None:
+def test_etcd_fails(fleet: Fleet, tmp_path: Path) -> None:
     load = Load(fleet, tmp_path / "effects.txt", 2)
     load.start()
     time.sleep(1)
@@ -122,6 +122,18 @@ def test_etcd_and_postgresql_fail(fleet: Fleet, tmp_path: Path) -> None:
     fleet.settled()
     print(f"etcd was back: all partitions were owned {time.monotonic() - began:.1f} s later")
 
+    load.finish()
+    for name in sorted(fleet.running):
+        fleet.stop(name)
+    assert verified(fleet)["workflows"] >= len(load.acknowledged)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(280)
+def test_postgresql_fails(fleet: Fleet, tmp_path: Path) -> None:
+    load = Load(fleet, tmp_path / "effects.txt", 2)
+    load.start()
+    time.sleep(1)
     fleet.postgres.kill()
     time.sleep(1)
     fleet.postgres.start()
