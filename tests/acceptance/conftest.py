@@ -14,3 +14,13 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield running.start()
     finally:
         running.close()
+
+
+@pytest.fixture
+def crashing(tmp_path: Path) -> Iterator[Server]:
+    """A server that has the actions of `crash_actions`, not started yet."""
+    server = Server(tmp_path, actions={"modules": ["tests.acceptance.crash_actions"]})
+    try:
+        yield server
+    finally:
+        server.close()

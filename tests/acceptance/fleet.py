@@ -5,18 +5,17 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from tests.acceptance.acknowledged import check, ended, until
 from tests.acceptance.server import Server
 from tests.acceptance.test_crash import DESCRIPTOR, ONCE
 from tests.services.etcd import EtcdCluster
 from tests.services.postgres import PostgresServer
 
-ENDED = ("completed", "failed", "cancelled", "timed_out")
 TTL_S = 4
 PARTITIONS = 12
 
@@ -160,27 +159,10 @@ class Load(threading.Thread):
         until(lambda: len(self.acknowledged) >= at_least, 60)
         self.stopped.set()
         self.join(timeout=60)
-        ended = {name: self._ended(name) for name in self.acknowledged}
-        lines = Counter(self.effects.read_text().splitlines())
-        for name, (number, kind) in self.acknowledged.items():
-            shown = ended[name]
-            if kind == "once":
-                unknown = shown["failure"] and shown["failure"]["code"] == "KNHK-STEP-OUTCOME-UNKNOWN"
-                assert shown["state"] == "completed" or unknown, shown
-                assert lines[f"{number} once"] <= 1, f"{name}: an at_most_once step ran twice"
-            else:
-                assert shown["state"] == "completed", shown
-                assert all(lines[f"{number} {step}"] >= 1 for step in "abc"), name
+        check(self.acknowledged, self.effects, self._ended)
 
     def _ended(self, name: str) -> dict[str, Any]:
-        deadline = time.monotonic() + 90
-        while True:
-            answer = self.fleet.any().client.get(f"/workflows/{name}")
-            if answer.status_code == 200 and answer.json()["state"] in ENDED:
-                return dict(answer.json())
-            assert answer.status_code in (200, 503), f"{name} is lost: {answer.text}"
-            assert time.monotonic() < deadline, f"{name} did not end: {answer.text}"
-            time.sleep(0.05)
+        return ended(name, lambda target: self.fleet.any().client.get(target))
 
 
 def verified(fleet: Fleet) -> dict[str, Any]:
@@ -190,10 +172,3 @@ def verified(fleet: Fleet) -> dict[str, Any]:
     assert verdict["valid"], verdict
     assert verdict["verified_count"] == verdict["total_count"]
     return verdict
-
-
-def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to be in time"
-        time.sleep(0.05)

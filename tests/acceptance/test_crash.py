@@ -4,7 +4,6 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -47,15 +46,6 @@ spec:
       semantics: at_most_once
       params: {{path: "{path}", line: "{number} once", milliseconds: {pause}}}
 """
-
-
-@pytest.fixture
-def crashing(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path, actions={"modules": ["tests.acceptance.crash_actions"]})
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 class Submitter(threading.Thread):

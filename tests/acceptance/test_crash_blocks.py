@@ -4,7 +4,6 @@ import json
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -76,15 +75,6 @@ def saga(path: Path, end: dict[str, Any]) -> dict[str, Any]:
 def _workflow(name: str, steps: list[Any], **spec: Any) -> dict[str, Any]:
     given = {"timeout": "10m", "inputs": {"on": {"type": "boolean", "default": False}}, "steps": steps, **spec}
     return {**_HEAD, "metadata": {"name": name, "department": "test"}, "spec": given}
-
-
-@pytest.fixture
-def crashing(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path, actions={"modules": ["tests.acceptance.crash_actions"]})
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 @pytest.mark.timeout(500)

@@ -1,13 +1,12 @@
 """Keys of a running server: turning encryption on, rotation, erasure; each also with SIGKILL in the middle."""
 
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tests.acceptance.acknowledged import until
 from tests.acceptance.server import Server
 
 SECRET = "Katherine Johnson, 26 August 1918"
@@ -41,13 +40,6 @@ def configured(server: Server, **persistence: Any) -> None:
 
 def keys(server: Server) -> dict[str, Any]:
     return dict(server.client.get("/keys").json())
-
-
-def until(what: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline, "it takes too long"
-        time.sleep(0.02)
 
 
 def on_disk(path: Path) -> bytes:

@@ -3,7 +3,6 @@
 import contextlib
 import random
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.acceptance.acknowledged import ENDED, check, until
 from tests.acceptance.server import Server
 from tests.acceptance.test_crash import Submitter
 from tests.services.postgres import PostgresServer, missing
 
 SEED = 20260124
-ENDED = ("completed", "failed", "cancelled", "timed_out")
 
 
 NAP = """
@@ -79,19 +78,7 @@ class Load:
         self.number = self.submitter.number
 
     def check(self) -> None:
-        """Every acknowledged run ends well; at_most_once effects are never doubled, the others never missing."""
-        lines: Counter[str] = Counter()
-        ended = {name: self._ended(name) for name in self.acknowledged}
-        lines.update(self.effects.read_text().splitlines())
-        for name, (number, kind) in self.acknowledged.items():
-            shown = ended[name]
-            if kind == "once":
-                unknown = shown["failure"] and shown["failure"]["code"] == "KNHK-STEP-OUTCOME-UNKNOWN"
-                assert shown["state"] == "completed" or unknown, shown
-                assert lines[f"{number} once"] <= 1, f"{name}: an at_most_once step ran twice"
-            else:
-                assert shown["state"] == "completed", shown
-                assert all(lines[f"{number} {step}"] >= 1 for step in "abc"), name
+        check(self.acknowledged, self.effects, self._ended)
 
     def _ended(self, name: str) -> dict[str, Any]:
         deadline = time.monotonic() + 90
@@ -172,10 +159,3 @@ def server_section(server: Server) -> dict[str, Any]:
     import yaml
 
     return dict(yaml.safe_load(server.config.read_text())["persistence"])
-
-
-def until(holds: Any, timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -3,13 +3,14 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.acceptance.acknowledged import until
 from tests.acceptance.server import Server
 from tests.services.postgres import PostgresServer, shared_server
 
@@ -23,13 +24,6 @@ spec:
   steps:
     - {name: a, action: process, params: {output: {patient: SECRET}}}
 """.replace("SECRET", SECRET)
-
-
-def until(what: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline, "it takes too long"
-        time.sleep(0.05)
 
 
 class House:

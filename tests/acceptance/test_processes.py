@@ -1,12 +1,13 @@
 """Several processes on one data directory, as a user starts them: who dies is started again, and nothing is lost."""
 
+import contextlib
 import os
 import random
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ import pytest
 import yaml
 
 from knhk.domain.identifier import parse, partition_of
+from tests.acceptance.acknowledged import check, ended, until
 from tests.acceptance.server import Server
 from tests.acceptance.test_crash import DESCRIPTOR, ONCE
 from tests.services.postgres import PostgresServer
 
-ENDED = ("completed", "failed", "cancelled", "timed_out")
 WAITING = """
 apiVersion: knhk/v1
 kind: Workflow
@@ -56,13 +57,6 @@ def with_processes(server: Server, count: int) -> None:
 
 def processes(server: Server) -> list[dict[str, Any]]:
     return list(httpx.get(f"{server.ops}/processes", timeout=10).json()["processes"])
-
-
-def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to be in time"
-        time.sleep(0.05)
 
 
 def everywhere(server: Server, **headers: str) -> dict[int, str]:
@@ -136,30 +130,13 @@ class Load(threading.Thread):
     def finish(self) -> None:
         self.stopped.set()
         self.join(timeout=60)
-        ended = {name: self._ended(name) for name in self.acknowledged}
-        lines = Counter(self.effects.read_text().splitlines())
-        for name, (number, kind) in self.acknowledged.items():
-            shown = ended[name]
-            if kind == "once":
-                unknown = shown["failure"] and shown["failure"]["code"] == "KNHK-STEP-OUTCOME-UNKNOWN"
-                assert shown["state"] == "completed" or unknown, shown
-                assert lines[f"{number} once"] <= 1, f"{name}: an at_most_once step ran twice"
-            else:
-                assert shown["state"] == "completed", shown
-                assert all(lines[f"{number} {step}"] >= 1 for step in "abc"), name
+        check(self.acknowledged, self.effects, lambda name: ended(name, self._answer))
 
-    def _ended(self, name: str) -> dict[str, Any]:
-        deadline = time.monotonic() + 90
+    def _answer(self, target: str) -> httpx.Response:
+        """Connections break when the process that they lead to dies."""
         while True:
-            try:
-                answer = self.server.client.get(f"/workflows/{name}")
-            except httpx.TransportError:
-                time.sleep(0.05)
-                continue
-            if answer.status_code == 200 and answer.json()["state"] in ENDED:
-                return dict(answer.json())
-            assert answer.status_code in (200, 503), f"{name} is lost: {answer.text}"
-            assert time.monotonic() < deadline, f"{name} did not end: {answer.text}"
+            with contextlib.suppress(httpx.TransportError):
+                return self.server.client.get(target)
             time.sleep(0.05)
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -17,6 +17,7 @@ import pytest
 from knhk.domain.errors import BackupCorrupt
 from knhk.recovery import segments, snapshots
 from knhk.security.signing import verify
+from tests.acceptance.acknowledged import until
 from tests.acceptance.server import Server
 from tests.acceptance.test_workloads import GUIDE
 from tests.services.s3 import S3
@@ -72,13 +73,6 @@ def shipping(tmp_path: Path, s3: S3) -> Iterator[Server]:
         yield server
     finally:
         server.close()
-
-
-def until(good: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not good():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def gauge(server: Server, name: str) -> float:
