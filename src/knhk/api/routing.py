@@ -210,41 +210,45 @@ class RoutedSubmit(SubmitRoute):
         self._count = 0
 
     async def answer(self, headers: Headers, query: bytes, body: bytes) -> Answer:
-        given = list(headers)
+        try:
+            return await self._answered(list(headers), query, body)
+        except PartitionMoving as error:
+            return problem_answer(error)
+
+    async def _answered(self, given: list[tuple[bytes, bytes]], query: bytes, body: bytes) -> Answer:
         key = next((value for name, value in given if name == b"idempotency-key"), b"")
         forwarded = any(name == FORWARDED_HEADER for name, _ in given)
         partition = _named(given) if forwarded else self._place(key, body)
         target = f"{PATH}?{query.decode()}" if query else PATH
         over = asyncio.get_running_loop().time() + self._places.wait_s
-        elsewhere = [] if forwarded or not key else [one for one in self._places.homes(key) if one != partition]
+        if key and not forwarded:
+            partition = await self._where_used(key, partition)
         while True:
-            try:
-                while elsewhere:  # from when there were fewer partitions, or under another rule of _place
-                    if await self._router.claimed(elsewhere[0], _digest(key)):
-                        partition = elsewhere[0]
-                        break
-                    elsewhere.pop(0)
-                elsewhere = []
-                if partition is not None:
-                    place = await self._router.owner(partition, forwarded=forwarded)
-                else:
-                    place = self._anywhere(forwarded)
-                if not isinstance(place, str):
-                    answer = await SubmitRoute(place, self.max_body_bytes).answer(given, query, body)
-                    taken = answer[0] not in _REFUSALS or not _refused(answer[2])
-                    if taken or asyncio.get_running_loop().time() >= over:
-                        return answer
-                    await asyncio.sleep(_PAUSE_S)
-                    continue
+            if partition is not None:
+                place = await self._router.owner(partition, forwarded=forwarded)
+            else:
+                place = self._anywhere(forwarded)
+            if isinstance(place, str):
                 named = [] if partition is None else [(listing.PARTITIONS, b"%d" % partition)]
                 sent = await self._router.send(place, "POST", target, [*given, *named], body)
-            except PartitionMoving as error:
-                return problem_answer(error)
-            if sent is not None:
-                return await _answer(sent)
-            if asyncio.get_running_loop().time() >= over:
-                return problem_answer(PartitionMoving("no node took the workflow in", retry_after_s=1.0))
+                if sent is not None:
+                    return await _answer(sent)
+                if asyncio.get_running_loop().time() >= over:
+                    raise PartitionMoving("no node took the workflow in", retry_after_s=1.0)
+            else:
+                answer = await SubmitRoute(place, self.max_body_bytes).answer(given, query, body)
+                taken = answer[0] not in _REFUSALS or not _refused(answer[2])
+                if taken or asyncio.get_running_loop().time() >= over:
+                    return answer
             await asyncio.sleep(_PAUSE_S)
+
+    async def _where_used(self, key: bytes, partition: int | None) -> int | None:
+        """Where a key stands for a run already: from when there were fewer partitions, or under another rule of
+        `_place`; else the partition that the submission belongs to."""
+        for other in self._places.homes(key):
+            if other != partition and await self._router.claimed(other, _digest(key)):
+                return other
+        return partition
 
     def _place(self, key: bytes, body: bytes) -> int | None:
         """The partition that a submission belongs to; None if any will do.
