@@ -14,11 +14,12 @@ from knhk.persistence.blob_area import FOLDER
 from knhk.persistence.rocksdb_database import Counters
 from knhk.persistence.rocksdb_opening import open_database
 from knhk.persistence.scanner import Progress
+from knhk.persistence.sync import sync_path
 from knhk.platform.clock import SystemClock
 from knhk.ports.duty import Duty
 from knhk.recovery.blob_shipping import BlobShipping
 from knhk.recovery.drill_duty import DrillDuty
-from knhk.recovery.durable_files import link_or_copy, sync_path
+from knhk.recovery.durable_files import link_or_copy
 from knhk.recovery.shipper import Shipper
 from knhk.recovery.snapshot_duty import SnapshotDuty
 from knhk.recovery.snapshots import Snapshot, Snapshots

@@ -33,6 +33,7 @@ from knhk.persistence.blob_cipher import (
 )
 from knhk.persistence.blob_sinks import FileSink, remove_leftovers
 from knhk.persistence.rocksdb_errors import translated
+from knhk.persistence.sync import sync_path
 from knhk.ports.keys import DataKeys, RunPath
 
 PIECE_BYTES: Final = 1 << 20
@@ -184,7 +185,7 @@ class BlobArea:
             for workflow_id, digest in used:
                 self._mark(workflow_id, digest)
         (self.path / _MARKED).write_text("all runs\n")
-        _sync(self.path)
+        sync_path(self.path)
 
     def mark(self, workflow_id: int, raws: list[bytes]) -> None:
         """Note durably that a run refers to the blobs that are named in these payloads. Raises StorageUnavailable."""
@@ -257,7 +258,7 @@ class BlobArea:
             with self._lock:
                 if path.exists():  # else it was erased or removed meanwhile
                     temporary.rename(path)
-                    _sync(path.parent)
+                    sync_path(path.parent)
 
         key = self._cipher.new(leaf.workflow_id)
         sink = FileSink(self.path, key, max_bytes=1 << 62, min_free_bytes=self._min_free_bytes, keep=replace)
@@ -325,7 +326,7 @@ class BlobArea:
             self._cipher.keys.intend_erasure([leaf])
             self._cipher.keys.settle_erasure([leaf], destroy=True)
         path.unlink(missing_ok=True)
-        _sync(path.parent)
+        sync_path(path.parent)
 
     # -- Files
 
@@ -366,9 +367,9 @@ class BlobArea:
                 return
             if not path.parent.exists():
                 path.parent.mkdir(mode=0o700, exist_ok=True)
-                _sync(path.parent.parent)
+                sync_path(path.parent.parent)
             temporary.rename(path)
-            _sync(path.parent)
+            sync_path(path.parent)
 
     @staticmethod
     def _touch_durably(path: Path) -> None:
@@ -376,9 +377,9 @@ class BlobArea:
             return
         if not path.parent.exists():
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            _sync(path.parent.parent)
+            sync_path(path.parent.parent)
         path.touch(mode=0o600)
-        _sync(path.parent)
+        sync_path(path.parent)
 
 
 def _is_sealed(path: Path) -> bool:
@@ -410,14 +411,6 @@ def _opened(file: BinaryIO, key: BlobKey, stored: int, start: int, end: int) -> 
 
 def _absent(digest: str) -> BlobNotFound:
     return BlobNotFound(f"there is no blob {digest}")
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove_folder(path: Path) -> None:

@@ -1,6 +1,5 @@
 """Checkpoints: a consistent copy of the store in a new directory, of hard links where the file system has them."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from knhk.persistence.rocksdb_database import Counters, Database
 from knhk.persistence.rocksdb_errors import translated
 from knhk.persistence.rocksdb_opening import open_database
 from knhk.persistence.rocksdb_options import StoreOptions
+from knhk.persistence.sync import sync_path
 
 
 def write_checkpoint(database: Database, target: Path, heads: dict[int, Tip], options: StoreOptions) -> int:
@@ -48,7 +48,7 @@ def publish(target: Path, options: StoreOptions, fill: Callable[[Path], dict[int
             HeadWitness(copy, found).close()  # It may hold commits that were being synced: it must not lose them again.
             _sync_directory(copy)
             copy.rename(target)
-            _sync_path(target.parent)
+            sync_path(target.parent)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
@@ -58,13 +58,5 @@ def publish(target: Path, options: StoreOptions, fill: Callable[[Path], dict[int
 
 def _sync_directory(directory: Path) -> None:
     for entry in directory.iterdir():
-        _sync_path(entry)
-    _sync_path(directory)
-
-
-def _sync_path(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_path(entry)
+    sync_path(directory)

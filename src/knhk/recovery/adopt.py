@@ -9,8 +9,8 @@ from pathlib import Path
 
 from knhk.domain.errors import BackupCorrupt
 from knhk.persistence.rocksdb_errors import translated
+from knhk.persistence.sync import sync_path
 from knhk.recovery import manifest as manifests
-from knhk.recovery.durable_files import sync_path
 from knhk.recovery.manifest import MANIFEST_FILE, SIGNATURE_FILE
 from knhk.recovery.restore import refuse_unfinished
 

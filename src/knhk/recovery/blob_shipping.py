@@ -15,7 +15,8 @@ from typing import Final
 from knhk.domain.errors import BackupCorrupt, BackupUnavailable, NotFound
 from knhk.persistence.blob_area import FOLDER, BlobArea
 from knhk.persistence.scanner import Progress
-from knhk.recovery.durable_files import digest_of, sync_path
+from knhk.persistence.sync import sync_path
+from knhk.recovery.durable_files import digest_of
 from knhk.recovery.places import Place
 
 _MOST_WAITING: Final = 10_000

@@ -10,17 +10,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from knhk.persistence.sync import sync_path
+
 CHUNK_BYTES: Final = 1 << 20
 _NOT_SUPPORTED: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF})
-
-
-def sync_path(path: Path) -> None:
-    """Make a file's contents, or a directory's entries, durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_durably(path: Path, raw: bytes) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from knhk.domain.errors import BackupUnavailable, DiskFull, InvalidParameter, KnhkError, NotFound
-from knhk.recovery.durable_files import sync_path
+from knhk.persistence.sync import sync_path
 
 _SCHEMES: Final = ("s3", "gs", "az", "file")
 _PIECE_BYTES: Final = 1 << 20

@@ -33,10 +33,11 @@ from knhk.domain.times import rfc3339
 from knhk.persistence.partition_directories import FOLDER as PARTITIONS
 from knhk.persistence.rocksdb_errors import translated
 from knhk.persistence.scanner import Progress
+from knhk.persistence.sync import sync_path
 from knhk.persistence.verification import UNDECODABLE, CheckSignature
 from knhk.ports.environment import PublicKey
 from knhk.recovery import manifest as manifests
-from knhk.recovery.durable_files import CHUNK_BYTES, digest_of, leased, sync_path, taken, write_durably
+from knhk.recovery.durable_files import CHUNK_BYTES, digest_of, leased, taken, write_durably
 from knhk.recovery.manifest import MANIFEST_FILE, SIGNATURE_FILE, ListedFile, Manifest, files_of
 from knhk.recovery.places import Place
 

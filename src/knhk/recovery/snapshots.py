@@ -23,11 +23,12 @@ from knhk.persistence import head_witness
 from knhk.persistence.blob_area import FOLDER
 from knhk.persistence.rocksdb_errors import translated
 from knhk.persistence.rocksdb_keys import FORMAT_VERSION
+from knhk.persistence.sync import sync_path
 from knhk.ports.environment import Clock, Signer
 from knhk.ports.journal import Journal
 from knhk.ports.storage import Storage
 from knhk.recovery import manifest as manifests
-from knhk.recovery.durable_files import digest_of, link_or_copy, sync_path, taken
+from knhk.recovery.durable_files import digest_of, link_or_copy, taken
 from knhk.recovery.manifest import FORMAT, Head, ListedFile, Manifest, files_of
 
 _NAME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d{6}-\d{3}Z(-\d+)?")
