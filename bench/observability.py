@@ -54,10 +54,9 @@ class Variant(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """What one stretch of runs cost: CPU of the process and of wall time in us a run, spans that arrived a run."""
+    """What one stretch of runs cost: CPU of the process in us a run, spans that arrived a run."""
 
     cpu_us: float
-    wall_us: float
     spans: float
 
 
@@ -117,15 +116,14 @@ async def _stretch(config: Config, variant: Variant, warm_up: int, count: int) -
         await duty.start()
     await _runs(node, 0, warm_up)
     gc.collect()
-    cpu, wall = time.process_time(), time.perf_counter()
+    cpu = time.process_time()
     await _runs(node, warm_up, count)
-    wall = time.perf_counter() - wall
     for duty in reversed(duties):  # what was queued is sent now, and counts
         await duty.stop()
     cpu = time.process_time() - cpu
     sent = sum(_spans_sent(duty) for duty in duties if isinstance(duty, Exporter))
     await node.stop()
-    return Watched(cpu * 1e6 / count, wall * 1e6 / count, sent / (count + warm_up))
+    return Watched(cpu * 1e6 / count, sent / (count + warm_up))
 
 
 def _spans_sent(exporter: Exporter) -> float:
