@@ -82,7 +82,7 @@ class S3:
                     "-ip.bind=127.0.0.1",
                     "-master.volumeSizeLimitMB=64",
                     "-master.volumePreallocate=false",
-                    "-volume.max=100",
+                    "-volume.max=5000",  # each bucket takes seven, and one server serves a whole test run
                     "-iam=false",
                     "-master.telemetry=false",
                     "-s3.port.iceberg=0",  # fixed ports otherwise, which two servers cannot share
