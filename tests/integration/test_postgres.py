@@ -1,6 +1,7 @@
 """The PostgreSQL store against a real server that is killed, cut off, read-only, damaged, or owned by somebody else."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 
 from knhk.domain.errors import Fenced, InvalidConfiguration, JournalCorrupt, StorageUnavailable, Unsupported
 from knhk.domain.identifier import compose
-from knhk.persistence import postgres, postgres_commit, postgres_projections
+from knhk.persistence import postgres, postgres_care, postgres_commit, postgres_projections
 from knhk.persistence.journal_check import verify_all
 from knhk.persistence.postgres import PostgresStore
 from knhk.persistence.postgres_options import PostgresOptions
 from knhk.persistence.postgres_session import Session
+from knhk.persistence.postgres_tables import BLOCKS, LIVE_RUNS, RECEIPTS, TIMERS
 from knhk.persistence.verification import Trust
 from knhk.ports.append import Payload
 from knhk.ports.journal import Claim
@@ -380,5 +382,34 @@ async def test_statements_of_the_hot_path_never_read_a_whole_table(url: str, sta
             found = await connection.fetch(f"EXPLAIN EXECUTE probed ({', '.join(['NULL'] * count)})")
         plan = "\n".join([row[0] for row in found])
         assert "Seq Scan" not in plan, plan
+    finally:
+        await store.close()
+
+
+async def test_rows_that_are_cared_for_are_looked_up_each_by_all_of_its_key(url: str) -> None:
+    store = store_at(url)
+    await store.head(0)
+    key = bytes(20)
+    statements = [
+        (table, table.delete([key[: table._layout.size]])[0]) for table in (RECEIPTS, BLOCKS, TIMERS, LIVE_RUNS)
+    ]
+    statements += [(RECEIPTS, RECEIPTS.replace([(key[: RECEIPTS._layout.size], b"", b"")])[0])]
+
+    def read(query: str, *_given: Any) -> list[Any]:
+        statements.append((RECEIPTS, query))
+        return []
+
+    RECEIPTS.get(read, [key[: RECEIPTS._layout.size]])
+    try:
+        for number, (table, query) in enumerate(statements):
+            async with store._connections.writing("explaining") as connection, connection.transaction():
+                await connection.execute(postgres_care._BY_INDEX)
+                count = len((await connection.prepare(query)).get_parameters())
+                await connection.execute(f"PREPARE cared_{number} AS {query}")
+                found = await connection.fetch(f"EXPLAIN EXECUTE cared_{number} ({', '.join(['NULL'] * count)})")
+            plan = "\n".join([row[0] for row in found])
+            looked_up = re.search(r"Index Cond: \((.*)\)", plan)
+            assert looked_up, plan
+            assert looked_up[1].count(" = ") == len(table._columns), plan
     finally:
         await store.close()

@@ -15,7 +15,7 @@ from knhk.domain.errors import InvalidParameter, PartitionMoving
 from knhk.engine.control import Filter
 
 if TYPE_CHECKING:
-    from knhk.api.routing import Router
+    from knhk.api.router import Router
 
 Page = tuple[list[dict[str, Any]], int | None]
 """Rows, newest first, and the id below which the next page begins; None after the last."""

@@ -52,6 +52,10 @@ class Places(Protocol):
         """The URLs of all other nodes that own partitions, for what is asked of every node."""
         ...
 
+    def is_there(self, url: str) -> bool:
+        """Whether the node at a URL is one of those that may own partitions, as far as this process knows."""
+        ...
+
     def listing(self, partition: int) -> Control | None:
         """A control that lists the runs of a partition; None if its owner must be asked."""
         ...

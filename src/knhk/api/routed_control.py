@@ -10,7 +10,7 @@ from knhk.domain import identifier
 from knhk.engine.control import Control, Filter
 
 if TYPE_CHECKING:
-    from knhk.api.routing import Router
+    from knhk.api.router import Router
 
 _DECISIONS: Final = frozenset({"cancel", "pause", "resume", "retry", "erase"})
 """What may be decided about many runs at once. Another node decides it about one of its own by the route of that name.

@@ -16,7 +16,7 @@ import msgspec
 
 from knhk.actions.registry import Outcome
 from knhk.api.places import FORWARDED, Places
-from knhk.api.routing import Router
+from knhk.api.router import Router
 from knhk.api.workers import Attempt, Attempts, Found, Leases, attempt_of
 from knhk.domain.errors import KnhkError
 from knhk.engine.leases import partition_of_token

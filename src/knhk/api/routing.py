@@ -8,38 +8,29 @@
     all other reading         here, or in partition 0 where each has a journal of its own; lists are merged (listing.py)
 
 "Node" stands for a process that owns partitions: one of a cluster, or one of several on the same machine. A partition
-that is between two owners is waited for. A request that was sent on is not sent on again.
+that is between two owners is waited for (router.py).
 """
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
 from hashlib import sha256
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-import httpx
 import msgspec
 
 from knhk.api import listing
 from knhk.api.listing import ASKED
-from knhk.api.places import CONTROL, FORWARDED, HOME, Places
-from knhk.api.relaying import OWN_HEADERS, kept_headers, parts_of, read_body, relay, replay, send_answer, target_of
+from knhk.api.places import CONTROL, FORWARDED, HOME
+from knhk.api.relaying import kept_headers, parts_of, read_body, replay, send_answer, target_of
+from knhk.api.router import FORWARDED_HEADER, REFUSALS, Router, is_refusal
 from knhk.api.submit import PATH, Answer, Headers, SubmitRoute, problem_answer
 from knhk.domain import identifier
-from knhk.domain.errors import Fenced, KnhkError, PartitionMoving, ShuttingDown, Unsupported, WorkflowNotFound
+from knhk.domain.errors import PartitionMoving, Unsupported, WorkflowNotFound
 from knhk.engine.control import Control
-from knhk.sdk.answers import error_of
 
-FORWARDED_HEADER: Final = b"x-knhk-forwarded"
 _IN_A_ROW: Final = 64
-_PAUSE_S: Final = 0.05
-_ANSWER_S: Final = 330.0
-_CONNECT_S: Final = 2.0
 _LIMITED: Final = (b"concurrency", b"rate_limit", b"priority")
 _MAY_HAVE_CHILDREN: Final = re.compile(rb"""workflow["']?\s*:|:\s*["']?workflow["']?\s*([,}#\r\n]|$)""")
 """A step that starts another workflow: `action: workflow`, or `run: {workflow: ...}`. It may match more than that."""
-_JSON: Final = (b"content-type", b"application/json")
-_REFUSALS: Final = (409, 503)
 _HOME_ROUTES: Final = ("/definitions", "/hooks/", "/events")
 _EVERYWHERE: Final = ("/workflows/bulk", "/departments/", "/workers")
 """Answered by the node that is asked, which asks others for their part."""
@@ -53,152 +44,13 @@ _SAME_EVERYWHERE: Final = (
 )
 _BLOBS: Final = "/blobs"
 _LEADERS_ROUTES: Final = ("/scaling", "/scaling/explain")
-_NOT_TAKEN: Final = (PartitionMoving.code.encode(), ShuttingDown.code.encode(), Fenced.code.encode())
-"""Codes of answers that say that nothing was done, and another owner may do it."""
 _RESULTS: Final = ("/workers/complete", "/workers/fail")
 """What is about a run that the body names."""
 _TRIGGERS: Final = re.compile(r"/definitions/[^/]+")
 """Shown by the leader, who alone has the triggers."""
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _DIGEST: Final = b"sha256:"
 """In the reference to a blob."""
-_Answer = TypeVar("_Answer")
-
-
-class Router:
-    """Sends requests to the nodes that own what they are about."""
-
-    def __init__(self, places: Places) -> None:
-        self.places = places
-        timeout = httpx.Timeout(_ANSWER_S, connect=_CONNECT_S)
-        self._client = httpx.AsyncClient(timeout=timeout, trust_env=False, limits=httpx.Limits(max_connections=512))
-
-    async def owner(self, partition: int, *, forwarded: bool) -> Control | str:
-        """The control of a partition, or the URL of its node. Raises PartitionMoving if neither is known in time."""
-        over = asyncio.get_running_loop().time() + self.places.wait_s
-        while True:
-            control = self.places.local(partition)
-            if control is not None:
-                return control
-            url = self.places.remote(partition)
-            if url is not None and not forwarded:
-                return url
-            if forwarded or asyncio.get_running_loop().time() >= over:
-                raise PartitionMoving(f"partition {partition} has no owner just now", retry_after_s=1.0)
-            await asyncio.sleep(_PAUSE_S)
-
-    async def send(
-        self, url: str, method: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
-    ) -> httpx.Response | None:
-        """The answer of another node, its body unread; None if it took nothing in: it is not there, or not the owner.
-
-        Raises PartitionMoving if the connection broke afterwards: it is not known what became of the request.
-        """
-        kept = [(name, value) for name, value in headers if name.lower() not in OWN_HEADERS]
-        request = self._client.build_request(
-            method, url + target, headers=[*kept, (FORWARDED_HEADER, b"1")], content=body if method != "GET" else None
-        )
-        try:
-            response = await self._client.send(request, stream=True)
-        except (httpx.ConnectError, httpx.ConnectTimeout):
-            return None
-        except httpx.HTTPError as error:
-            if method in ("GET", "HEAD"):
-                return None
-            raise PartitionMoving(
-                f"the node that owns the workflow did not answer: {type(error).__name__}; repeat with the same "
-                "Idempotency-Key, or look what became of it",
-                retry_after_s=1.0,
-            ) from error
-        if response.status_code in _REFUSALS and _refused(await response.aread()):
-            await response.aclose()
-            return None
-        return response
-
-    async def at(self, url: str, method: str, target: str, body: Any = None) -> Any:
-        """What a node answers to a request, as JSON. Raises the error that it stands for, or PartitionMoving."""
-        raw = b"" if body is None else msgspec.json.encode(body)
-        response = await self.send(url, method, target, [] if body is None else [_JSON], raw)
-        if response is None:
-            raise PartitionMoving(f"{url} does not answer", retry_after_s=1.0)
-        return await decoded(response)
-
-    async def ask(self, partition: int, target: str, headers: Headers = ()) -> httpx.Response:
-        """What the owner of a partition, another process, answers to a GET. Raises PartitionMoving."""
-        over = asyncio.get_running_loop().time() + self.places.wait_s
-        while True:
-            url = self.places.remote(partition)
-            answer = None if url is None else await self.send(url, "GET", target, headers, b"")
-            if answer is not None:
-                await answer.aread()
-                return answer
-            if asyncio.get_running_loop().time() >= over:
-                raise PartitionMoving(f"the owner of partition {partition} does not answer", retry_after_s=1.0)
-            await asyncio.sleep(_PAUSE_S)
-
-    async def claimed(self, partition: int, key_digest: bytes) -> bool:
-        """Whether an idempotency key stands for a run of a partition. Raises PartitionMoving."""
-        control = self.places.local(partition)
-        if control is not None:
-            return await control.claim(key_digest) is not None
-        answer = await self.ask(partition, f"/partitions/{partition}/claims/{key_digest.hex()}")
-        return answer.status_code == 200 and bool(answer.json()["claimed"])
-
-    async def call(
-        self,
-        partition: int,
-        here: Callable[[Control], Awaitable[_Answer]],
-        method: str,
-        target: str,
-        body: Any = None,
-    ) -> _Answer | Any:
-        """What the owner of a partition answers: by `here` if that is this process, else its node's JSON.
-
-        `body` is sent as JSON. A partition between two owners is waited for. Raises what the owner raises;
-        PartitionMoving if there is none in time, or it is not known whether it did it.
-        """
-        raw = b"" if body is None else msgspec.json.encode(body)
-        headers = [] if body is None else [_JSON]
-        over = asyncio.get_running_loop().time() + self.places.wait_s
-        while True:
-            place = await self.owner(partition, forwarded=False)
-            if isinstance(place, str):
-                response = await self.send(place, method, target, headers, raw)
-                if response is not None:
-                    return await decoded(response)
-                trouble: KnhkError = PartitionMoving(
-                    f"the owner of partition {partition} does not answer", retry_after_s=1.0
-                )
-            else:
-                try:
-                    return await here(place)
-                except (Fenced, ShuttingDown, PartitionMoving) as error:  # nothing was done
-                    trouble = error
-            if asyncio.get_running_loop().time() >= over:
-                raise trouble
-            await asyncio.sleep(_PAUSE_S)
-
-    async def close(self) -> None:
-        """Release the connections."""
-        await self._client.aclose()
-
-
-async def give_event(router: Router, workflow_id: int, record_id: int) -> bool:
-    """Have the owner of a run give it an event that is kept; whether a step took it. See engine.signals.Elsewhere."""
-    target = f"/workflows/{identifier.to_text(workflow_id)}/kept-events/{identifier.to_text(record_id)}"
-
-    async def here(control: Control) -> dict[str, bool]:
-        return {"taken": await control.signals.give_kept(workflow_id, record_id)}
-
-    return bool((await router.call(identifier.partition_of(workflow_id), here, "POST", target))["taken"])
-
-
-async def decoded(response: httpx.Response) -> Any:
-    """The JSON of another node's answer. Raises the error that it stands for."""
-    raw = await response.aread()
-    await response.aclose()
-    if response.is_error:
-        raise error_of(response.status_code, raw, response.headers.get("retry-after"))
-    return msgspec.json.decode(raw)
 
 
 class RoutedSubmit(SubmitRoute):
@@ -220,27 +72,25 @@ class RoutedSubmit(SubmitRoute):
         forwarded = any(name == FORWARDED_HEADER for name, _ in given)
         partition = _named(given) if forwarded else self._place(key, body)
         target = f"{PATH}?{query.decode()}" if query else PATH
-        over = asyncio.get_running_loop().time() + self._places.wait_s
         if key and not forwarded:
             partition = await self._where_used(key, partition)
-        while True:
-            if partition is not None:
-                place = await self._router.owner(partition, forwarded=forwarded)
-            else:
+
+        async def attempt() -> Answer | None:
+            if partition is None:
                 place = self._anywhere(forwarded)
+            else:
+                place = self._router.place(partition, forwarded=forwarded)
+            if place is None:
+                return None
             if isinstance(place, str):
                 named = [] if partition is None else [(listing.PARTITIONS, b"%d" % partition)]
-                sent = await self._router.send(place, "POST", target, [*given, *named], body)
-                if sent is not None:
-                    return await _answer(sent)
-                if asyncio.get_running_loop().time() >= over:
-                    raise PartitionMoving("no node took the workflow in", retry_after_s=1.0)
-            else:
-                answer = await SubmitRoute(place, self.max_body_bytes).answer(given, query, body)
-                taken = answer[0] not in _REFUSALS or not _refused(answer[2])
-                if taken or asyncio.get_running_loop().time() >= over:
-                    return answer
-            await asyncio.sleep(_PAUSE_S)
+                sent = await self._router.send(place, "POST", target, [*given, *named], body, repeatable=bool(key))
+                return None if sent is None else (sent.status_code, kept_headers(sent), sent.content)
+            answer = await SubmitRoute(place, self.max_body_bytes).answer(given, query, body)
+            refused = answer[0] in REFUSALS and is_refusal(answer[2])
+            return None if refused and not forwarded else answer
+
+        return await self._router.patiently(attempt, partition, once=forwarded)
 
     async def _where_used(self, key: bytes, partition: int | None) -> int | None:
         """Where a key stands for a run already: from when there were fewer partitions, or under another rule of
@@ -265,18 +115,15 @@ class RoutedSubmit(SubmitRoute):
             return HOME
         return self._places.homes(key)[0] if key else None
 
-    def _anywhere(self, forwarded: bool) -> Control | str:
-        """One of this node's partitions, many submissions in a row the same, which share its commits."""
+    def _anywhere(self, forwarded: bool) -> Control | str | None:
+        """One of this node's partitions, many submissions in a row the same, which share its commits; else any node."""
         mine = self._places.open()
         if mine:
             self._count += 1
             control = self._places.local(mine[(self._count // _IN_A_ROW) % len(mine)])
             if control is not None:
                 return control
-        url = None if forwarded else self._places.somewhere()
-        if url is None:
-            raise PartitionMoving("this node owns no partition just now", retry_after_s=1.0)
-        return url
+        return None if forwarded else self._places.somewhere()
 
 
 class Routing:
@@ -300,9 +147,12 @@ class Routing:
             ASKED.set(listing.asked(scope["headers"]))
             owned = forwarded or self._router.places.shared or not scope["path"].startswith(f"{_BLOBS}/")
             if partition is None and not owned and (url := await self._with_blob(scope)) is not None:
-                answer = await self._router.send(url, scope["method"], target_of(scope), scope["headers"], b"")
-                if answer is not None:
-                    await relay(answer, send)
+                answer = await self._router.send(
+                    url, scope["method"], target_of(scope), scope["headers"], b"", streamed=True
+                )
+                if answer is None:
+                    raise PartitionMoving(f"{url} has the blob and does not answer", retry_after_s=1.0)
+                await self._router.relay(url, answer, send)
             elif partition is None:
                 await self._application(scope, receive, send)
             else:
@@ -347,27 +197,31 @@ class Routing:
             await self._stream(partition, forwarded, scope, receive, send)
             return
         reads = scope["method"] == "GET"
-        headers, over = scope["headers"], asyncio.get_running_loop().time() + self._router.places.wait_s
+        method, target, headers = scope["method"], target_of(scope), scope["headers"]
         body = b"" if reads else await read_body(receive, self._max_body_bytes)
-        while True:
-            place = await self._router.owner(partition, forwarded=forwarded)
+
+        async def attempt() -> bool | None:
+            place = self._router.place(partition, forwarded=forwarded)
+            if place is None:
+                return None
             if isinstance(place, str):
-                answer = await self._router.send(place, scope["method"], target_of(scope), headers, body)
-                if answer is not None:
-                    await relay(answer, send)
-                    return
+                answer = await self._router.send(
+                    place, method, target, headers, body, streamed=reads, repeatable=_is_repeatable(scope, body)
+                )
+                if answer is None:
+                    return None
+                await self._router.relay(place, answer, send)
             elif reads:
                 await self._here(place, scope, receive, send)
-                return
             else:
                 kept = _Kept()
                 await self._here(place, scope, replay(body, receive), kept.take)
-                if not kept.refused or forwarded:
-                    await kept.give(send)
-                    return
-            if asyncio.get_running_loop().time() >= over:
-                raise PartitionMoving(f"the owner of partition {partition} does not answer", retry_after_s=1.0)
-            await asyncio.sleep(_PAUSE_S)
+                if kept.refused and not forwarded:
+                    return None
+                await kept.give(send)
+            return True
+
+        await self._router.patiently(attempt, partition, once=forwarded)
 
     async def _stream(self, partition: int, forwarded: bool, scope: Any, receive: Any, send: Any) -> None:
         """A body of any length: it is not kept, and so not sent twice."""
@@ -376,10 +230,12 @@ class Routing:
             await self._here(place, scope, receive, send)
             return
         headers = scope["headers"]
-        answer = await self._router.send(place, scope["method"], target_of(scope), headers, parts_of(receive))
+        answer = await self._router.send(
+            place, scope["method"], target_of(scope), headers, parts_of(receive), streamed=True
+        )
         if answer is None:
             raise PartitionMoving(f"the owner of partition {partition} does not answer", retry_after_s=1.0)
-        await relay(answer, send)
+        await self._router.relay(place, answer, send)
 
     async def _with_blob(self, scope: Any) -> str | None:
         """The other node that has a blob, where each has its own; None if there is none."""
@@ -413,7 +269,7 @@ class _Kept:
     def refused(self) -> bool:
         """Whether nothing was done, because the partition is on its way to another owner."""
         status = self._messages[0]["status"] if self._messages else 0
-        return status in _REFUSALS and _refused(b"".join(one.get("body", b"") for one in self._messages))
+        return status in REFUSALS and is_refusal(b"".join(one.get("body", b"") for one in self._messages))
 
     async def give(self, send: Any) -> None:
         """Pass it on."""
@@ -425,11 +281,30 @@ class _Result(msgspec.Struct):
     workflow_id: str
 
 
+class _Named(msgspec.Struct):
+    id: str = ""
+
+
+def _is_repeatable(scope: Any, body: bytes) -> bool:
+    """Whether the same request once more does nothing more: results of workers, signals and events that have an id."""
+    path = scope["path"]
+    if path in _RESULTS:
+        return True
+    if path != "/events" and not path.endswith("/signals"):
+        return False
+    if any(name == b"idempotency-key" and value for name, value in scope["headers"]):
+        return True
+    try:
+        return bool(msgspec.json.decode(body, type=_Named).id)
+    except _UNREADABLE:
+        return False
+
+
 def _partition_in(body: bytes) -> int | None:
     """The partition of the run that a result is about; None if it names none, which this node can say too."""
     try:
         return identifier.partition_of(identifier.parse(msgspec.json.decode(body, type=_Result).workflow_id))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, WorkflowNotFound):
+    except (*_UNREADABLE, WorkflowNotFound):
         return None
 
 
@@ -441,13 +316,3 @@ def _named(headers: Headers) -> int | None:
 
 def _digest(key: bytes) -> bytes:
     return sha256(key.decode("latin-1").encode()).digest()
-
-
-def _refused(body: bytes) -> bool:
-    return any(code in body for code in _NOT_TAKEN)
-
-
-async def _answer(response: httpx.Response) -> Answer:
-    raw = await response.aread()
-    await response.aclose()
-    return response.status_code, kept_headers(response), raw

@@ -1,13 +1,14 @@
 """A node of a cluster: its engines come and go as etcd says, and its API knows where everything is."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from knhk import __version__
 from knhk.api.cluster import cluster_handlers
 from knhk.api.routed_workers import RoutedWorkers
-from knhk.api.routing import Router, give_event
+from knhk.api.router import Router, give_event
 from knhk.bootstrap.cluster_status import moving, status
 from knhk.bootstrap.node import Node
 from knhk.bootstrap.recovery import NodeRecovery
@@ -61,6 +62,7 @@ class Cluster:
             self,
             node.clock,
             self._log.info,
+            time.monotonic,
         )
         self.router = Router(self)
         self.workers = RoutedWorkers(node.workers, self.router)
@@ -112,11 +114,15 @@ class Cluster:
 
     def local(self, partition: int) -> Control | None:
         engine = self._node.engines.get(partition)
-        return engine.control if engine is not None and partition in self.member.owned else None
+        return engine.control if engine is not None and self.member.owns(partition) else None
 
     def open(self) -> Sequence[int]:
         engines = self._node.engines
-        return [one for one in self.member.owned if one in engines and not engines[one].admission.closed]
+        return [
+            one
+            for one in self.member.owned
+            if self.member.owns(one) and one in engines and not engines[one].admission.closed
+        ]
 
     def remote(self, partition: int) -> str | None:
         held = self.member.view.owners.get(partition)
@@ -138,10 +144,13 @@ class Cluster:
         owners = {held.owner.node_id for held in self.member.view.owners.values()}
         return [node.api for name, node in nodes.items() if name in owners and name != self.member.node.node_id]
 
+    def is_there(self, url: str) -> bool:
+        return any(node.api == url for node in self.member.view.nodes.values())
+
     def listing(self, partition: int) -> Control:
-        engine = self._node.engines.get(partition)
-        if engine is not None:
-            return engine.control
+        control = self.local(partition)
+        if control is not None:
+            return control
         if partition not in self._listers:
             self._listers[partition] = self._node.engine_of(partition).control
         return self._listers[partition]
@@ -170,7 +179,7 @@ class Cluster:
     @property
     def lease_left_s(self) -> float:
         """How long this node may go on without etcd, in seconds."""
-        left_s = self.member.deadline - asyncio.get_running_loop().time()
+        left_s = self.member.deadline - self.member.now()
         return round(max(0.0, left_s), 2) if self.member.is_member else 0.0
 
     async def status(self) -> dict[str, Any]:

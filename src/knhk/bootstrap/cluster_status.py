@@ -30,7 +30,7 @@ async def status(cluster: "Cluster") -> dict[str, Any]:
     etcd = await states
     wanted = view.wanted(cluster.partitions)
     counted = Counter(held.owner.node_id for held in view.owners.values())
-    now = asyncio.get_running_loop().time()
+    now = member.now()
     return {
         "cluster": cluster.name,
         "node_id": member.node.node_id,
@@ -60,8 +60,8 @@ def moving(view: View, wanted: dict[int, str]) -> int:
 
 async def _view(cluster: "Cluster") -> tuple[View, str]:
     """The newest view that can be had, and where it is from."""
-    member, now = cluster.member, asyncio.get_running_loop().time()
-    age_s = now - member.read_at
+    member = cluster.member
+    age_s = member.now() - member.read_at
     if member.read_at and age_s <= _LATE * member.settings.ttl_s / TICKS:
         return member.view, NOW
     if member.read_at and (member.trouble is None or member.is_member):

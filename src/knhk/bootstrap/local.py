@@ -10,7 +10,7 @@ import msgspec
 
 from knhk.api.partitions import partition_handlers
 from knhk.api.routed_workers import RoutedWorkers
-from knhk.api.routing import Router, give_event
+from knhk.api.router import Router, give_event
 from knhk.bootstrap.node import Node
 from knhk.bootstrap.protection import NodeProtection
 from knhk.bootstrap.recovery import NodeRecovery
@@ -100,6 +100,9 @@ class Local:
 
     def others(self) -> Sequence[str]:
         return [url for number, url in sorted(self._plan.apis.items()) if number != self._node.partition]
+
+    def is_there(self, url: str) -> bool:
+        return url in self._plan.apis.values()
 
     def listing(self, partition: int) -> Control | None:
         if not self.shared or partition in self._node.engines:

@@ -66,14 +66,16 @@ class Member:
         partitions: Partitions,
         clock: Clock,
         note: Callable[[str], None],
+        monotonic: Callable[[], float],
     ) -> None:
+        """`monotonic` tells seconds, and goes on while the process is stopped."""
         self.settings, self.node, self.etcd = settings, node, etcd
         self.view = View()
         self.owned: dict[int, int] = {}
         """The partitions of this node with their epochs."""
         self.trouble: KnhkError | None = None
         self.read_at = 0.0
-        self._partitions, self._clock, self._note = partitions, clock, note
+        self._partitions, self._clock, self._note, self.now = partitions, clock, note, monotonic
         self._lease = 0
         self._renewed_at = self.deadline = 0.0
         self._moving: dict[int, asyncio.Task[None]] = {}
@@ -98,9 +100,8 @@ class Member:
         if self._lease:
             with suppress(CoordinationUnavailable):
                 await self._announce()
-        loop = asyncio.get_running_loop()
-        over = loop.time() + limit_s
-        while (self.owned or self._moving) and loop.time() < over and self._lease:
+        over = self.now() + limit_s
+        while (self.owned or self._moving) and self.now() < over and self._lease:
             await self._clock.sleep(0.05)
         await self.stop()
 
@@ -121,7 +122,7 @@ class Member:
     def health(self) -> str:
         """Whether this node is a member, and etcd answers."""
         if self.trouble is not None:
-            left = max(0.0, self.deadline - asyncio.get_running_loop().time())
+            left = max(0.0, self.deadline - self.now())
             state = f"the lease ends in {left:.1f} s" if self._lease else "this node owns nothing"
             return f"{self.trouble.message}; {state}"
         return "ok" if self._lease else "not a member yet"
@@ -130,6 +131,10 @@ class Member:
     def is_member(self) -> bool:
         """Whether the lease is alive."""
         return self._lease != 0
+
+    def owns(self, partition: int) -> bool:
+        """Whether a partition is certainly this node's: in this very moment no other can have it."""
+        return partition in self.owned and self.now() < self.deadline
 
     @property
     def leads(self) -> bool:
@@ -155,9 +160,8 @@ class Member:
 
     async def _watch_deadline(self) -> None:
         """Apart from the ticks, which may hang on a peer that does not answer."""
-        loop = asyncio.get_running_loop()
         while True:
-            if self._lease and loop.time() >= self.deadline - _MARGIN * self.settings.ttl_s:
+            if self._lease and self.now() >= self.deadline - _MARGIN * self.settings.ttl_s:
                 self._note("the lease in etcd could not be renewed in time: everything stops")
                 self._lease = 0
                 await self._drop_all()
@@ -166,13 +170,12 @@ class Member:
     async def _tick(self) -> None:
         await self._keep_lease()
         entries = await self.etcd.under(f"{self.settings.prefix}/")
-        self.view, self.read_at = views.read(entries, self.settings.prefix), asyncio.get_running_loop().time()
+        self.view, self.read_at = views.read(entries, self.settings.prefix), self.now()
         if self._lease and not self._stopping:
             await self._reconcile()
 
     async def _keep_lease(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self.now()
         if not self._lease:
             await self._refuse_others()  # before others give it anything
             lease = await self.etcd.grant(self.settings.ttl_s)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
+from knhk.domain.errors import KnhkError
 from knhk.engine.live import LiveRun
 from knhk.engine.loader import Loader
 from knhk.engine.scheduler import Scheduler
@@ -59,6 +60,26 @@ class Arrivals:
                 yield live
         finally:
             self._let_go(workflow_id)
+
+    @asynccontextmanager
+    async def decide(self, workflow_id: int) -> AsyncIterator[LiveRun]:
+        """As `hold`, for somebody who is told what follows from the run as it is: not before that is durable.
+
+        Also a refusal, and that there is nothing to do, tell what may not be in the journal yet.
+
+        Raises what keeps the run's commit from being durable, while it is being tried again.
+        """
+        batch = None
+        try:
+            async with self.hold(workflow_id) as live:
+                batch = live.batch
+                yield live
+        except KnhkError:
+            if batch is not None:
+                await batch.committed()
+            raise
+        if batch is not None:
+            await batch.committed()
 
     def keep(self, live: LiveRun) -> None:
         """A run has left memory, and is what the journal says."""

@@ -196,26 +196,26 @@ class Control:
         If something was done that can be undone, or there is a `finally`, that comes first and the run ends after it;
         to cancel the run once more ends it at once.
         """
-        async with self._arrivals.hold(workflow_id) as live:
+        async with self._arrivals.decide(workflow_id) as live:
             self._require(live, RunState.PENDING, RunState.RUNNING, RunState.PAUSED, verb="cancelled")
             self._scheduler.cancel_attempts(live)
             await self._inbound.record(live, instead_of(live.run, ev.Cancelled(reason)), actor)
 
     async def pause(self, workflow_id: int, *, actor: str, reason: str = "") -> None:
         """Begin no further steps of a run; those under way finish. The run's deadline goes on."""
-        async with self._arrivals.hold(workflow_id) as live:
+        async with self._arrivals.decide(workflow_id) as live:
             self._require(live, RunState.PENDING, RunState.RUNNING, verb="paused")
             await self._inbound.record(live, ev.Paused(reason), actor)
 
     async def resume(self, workflow_id: int, *, actor: str, reason: str = "") -> None:
         """Let a paused run go on."""
-        async with self._arrivals.hold(workflow_id) as live:
+        async with self._arrivals.decide(workflow_id) as live:
             self._require(live, RunState.PAUSED, verb="resumed")
             await self._inbound.record(live, ev.Resumed(reason), actor)
 
     async def retry(self, workflow_id: int, *, actor: str) -> tuple[str, ...]:
         """Let an ended run that did not complete go on from the steps that failed; returns their names."""
-        async with self._arrivals.hold(workflow_id) as live:
+        async with self._arrivals.decide(workflow_id) as live:
             run = live.run
             if run.state not in RETRYABLE:
                 raise IllegalTransition(
@@ -238,7 +238,7 @@ class Control:
 
     async def erase(self, workflow_id: int, *, actor: str, reason: str = "") -> None:
         """Delete the inputs and outputs of an ended run for good. Its receipts stay and still verify."""
-        async with self._arrivals.hold(workflow_id) as live:
+        async with self._arrivals.decide(workflow_id) as live:
             if not live.run.ended:
                 raise IllegalTransition(
                     f"{to_text(workflow_id)} is {live.run.state}",

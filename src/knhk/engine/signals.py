@@ -130,7 +130,7 @@ class Signals:
         self._admission.check_open()
         raw = self._checked(event, correlate, signal_id, data)
         signal_id = signal_id or f"s-{self._ids.next_id(self._partition)}"
-        async with self._arrivals.hold(workflow_id) as live:
+        async with self._arrivals.decide(workflow_id) as live:
             run = live.run
             if run.waits is not None and signal_id in run.waits.ids:
                 return Delivered(signal_id, "", replayed=True)
@@ -157,7 +157,7 @@ class Signals:
         self._admission.check_open()
         if not 0 < len(approver) <= LONGEST or len(comment) > 1000:
             raise InvalidParameter("approver: 1 to 255 characters, comment: at most 1000")
-        async with self._arrivals.hold(workflow_id) as live:
+        async with self._arrivals.decide(workflow_id) as live:
             path, waiting, verdicts = _approval(live.run, step)
             if waiting.approvers and approver not in waiting.approvers:
                 raise IllegalTransition(
@@ -290,7 +290,7 @@ class Signals:
             except NotFound:
                 return False
         try:
-            async with self._arrivals.hold(workflow_id) as live:
+            async with self._arrivals.decide(workflow_id) as live:
                 run = live.run
                 if run.waits is not None and kept.signal_id in run.waits.ids:
                     return True  # It looked for what is kept when it began to wait, which was just now.

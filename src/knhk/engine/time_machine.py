@@ -54,7 +54,7 @@ class TimeMachine:
             IllegalTransition: the run has not ended, its payloads were erased, or an at_most_once step would run again.
             Overloaded, ShuttingDown, DiskFull: see Admission.check.
         """
-        async with self._arrivals.hold(workflow_id) as live:
+        async with self._arrivals.decide(workflow_id) as live:
             run = live.run
             if not run.ended:
                 raise IllegalTransition(

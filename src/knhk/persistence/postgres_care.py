@@ -14,8 +14,12 @@ from knhk.persistence.postgres_rows import PostgresRows, statements
 from knhk.persistence.postgres_tables import Read
 from knhk.persistence.rows import Changes, Found, Rows
 
-# Plans are kept, and one that is made while a table is empty would read all of it for ever.
-_BY_INDEX: Final = "SELECT set_config('enable_seqscan', 'off', true)"
+# Plans are kept, and one that is made while a table is empty would read all of it for ever: of what is left to the
+# planner here, a join looks each row up in an index.
+_BY_INDEX: Final = "".join(
+    f"{', ' if at else 'SELECT '}set_config('enable_{way}', 'off', true)"
+    for at, way in enumerate(("seqscan", "hashjoin", "mergejoin"))
+)
 _OWNED: Final = "SELECT 1 FROM partitions WHERE partition = $1 AND epoch = $2 FOR KEY SHARE"
 _NO_LIMIT_S: Final = 1e6
 _TABLES_OF: Final = {

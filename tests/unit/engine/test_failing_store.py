@@ -135,3 +135,17 @@ async def test_timers_that_cannot_be_read_are_read_again(house: House, monkeypat
     assert (await house.ended(accepted.workflow_id)).state is RunState.COMPLETED
     assert house.engine.health()["persistence"] == "ok"
     assert asyncio.get_running_loop().time() == pytest.approx(300, abs=1)
+
+
+async def test_nobody_is_told_what_follows_from_a_decision_that_is_not_durable(house: House, faults: Faults) -> None:
+    name = (await house.submit(workflow(step("a", "effect", params={"takes_s": 600.0})))).workflow_id
+    faults.when = {"before", "reopen"}
+    with pytest.raises(StorageUnavailable):
+        await house.control.pause(name, actor="a person")
+    for again in (house.control.pause, house.control.resume):  # refused, and decided, by what is only in memory
+        with pytest.raises(StorageUnavailable):
+            await again(name, actor="another")
+    faults.when.clear()
+    await asyncio.sleep(5)
+    assert (await house.fold(name)).state is RunState.RUNNING
+    assert house.kinds(name)[-2:] == ["workflow.paused", "workflow.resumed"]

@@ -252,3 +252,16 @@ async def test_steps_inside_a_foreach_wait_each_for_their_own(house: House) -> N
     assert (await house.ended(accepted.workflow_id)).state is RunState.COMPLETED
     assert house.kinds(accepted.workflow_id).count("signal.received") == 3
     assert (await house.verify()).valid
+
+
+async def test_a_signal_is_said_to_be_known_only_when_it_is_durable(build: Any) -> None:
+    house = await build(latency_s=10.0)
+    name = (await house.submit(waits(timeout="20h"))).workflow_id
+    await asyncio.sleep(60)
+    first = asyncio.ensure_future(house.control.signals.signal(name, "paid", 7, signal_id="once", actor="shop"))
+    while house.engine.scheduler.find(name) is None:
+        await asyncio.sleep(0.1)
+    first.cancel()  # who sent it went away, and sends it again
+    again = await house.control.signals.signal(name, "paid", 7, signal_id="once", actor="shop")
+    assert again.replayed
+    assert "signal.received" in house.kinds(name)
