@@ -1,20 +1,17 @@
-"""Several real nodes on a real PostgreSQL and a real etcd of three members, and a load that checks itself."""
+"""Several real nodes on a real PostgreSQL and a real etcd of three members."""
 
-import random
 import signal
-import threading
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.acceptance.acknowledged import check, ended, until
+from tests.acceptance.acknowledged import until
 from tests.acceptance.server import Server
-from tests.acceptance.test_crash import DESCRIPTOR, ONCE
 from tests.services.etcd import EtcdCluster
 from tests.services.postgres import PostgresServer
+from tests.services.proxy import Proxy
 
 TTL_S = 4
 PARTITIONS = 12
@@ -29,7 +26,17 @@ class Fleet:
         self.etcd = EtcdCluster().start()
         self.url = self.postgres.new_database()
         self.nodes: dict[str, Server] = {}
+        self.proxies: dict[str, tuple[Proxy, list[Proxy]]] = {}
+        """For nodes whose network can be cut: the way to PostgreSQL, and to each member of etcd."""
         self.running: set[str] = set()
+
+    def add_behind_proxies(self, name: str) -> Server:
+        """A node whose network can be cut."""
+        to_postgres, to_etcd = Proxy(self.postgres.port), [Proxy(port) for port in self.etcd.client_ports]
+        self.proxies[name] = to_postgres, to_etcd
+        database = self.url.rpartition("/")[2]
+        endpoints = [f"http://127.0.0.1:{proxy.port}" for proxy in to_etcd]
+        return self.add(name, url=self.postgres.url(database, to_postgres.port), etcd=endpoints)
 
     def add(self, name: str, *, url: str = "", etcd: list[str] | None = None) -> Server:
         home = self.directory / name
@@ -58,8 +65,8 @@ class Fleet:
         return self.nodes[name]
 
     def kill(self, name: str) -> None:
-        self.running.discard(name)
         self.nodes[name].kill()
+        self.running.discard(name)
 
     def stop(self, name: str) -> None:
         self.running.discard(name)
@@ -99,70 +106,20 @@ class Fleet:
             if node.process is not None and node.process.poll() is None:
                 node.process.send_signal(signal.SIGCONT)
             node.close()
+        for to_postgres, to_etcd in self.proxies.values():
+            for proxy in (to_postgres, *to_etcd):
+                proxy.close()
         self.etcd.close()
         self.postgres.close()
 
+    def metric(self, name: str, metric: str) -> float:
+        """The sum of what a node exposes under a name."""
+        node = self.nodes[name]
+        lines = node.client.get(f"{node.ops}/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(metric))
+
     def log(self, name: str) -> str:
         return self.nodes[name].log.read_text()
-
-
-class Load(threading.Thread):
-    """Submits to any running node until it is told to stop; what cannot connect is tried at another node.
-
-    `refused` are answers other than an acceptance, by code. Each submission is repeated with its key until it is taken.
-    """
-
-    def __init__(self, fleet: Fleet, effects: Path, seed: int) -> None:
-        super().__init__(daemon=True)
-        self.fleet, self.effects, self.random = fleet, effects, random.Random(seed)
-        self.acknowledged: dict[str, tuple[int, str]] = {}
-        self.refused: Counter[str] = Counter()
-        self.stopped = threading.Event()
-        self.number = 0
-
-    def run(self) -> None:
-        with httpx.Client(timeout=30) as client:
-            while not self.stopped.is_set():
-                self.number += 1
-                self._submit(client, "once" if self.number % 4 == 0 else "crash")
-                time.sleep(0.01)
-
-    def _submit(self, client: httpx.Client, kind: str) -> None:
-        text = (ONCE if kind == "once" else DESCRIPTOR).format(
-            number=self.number,
-            path=self.effects,
-            pause=self.random.choice([0, 5, 40]),
-            nap=self.random.choice([1, 300]),
-        )
-        while not self.stopped.is_set():
-            names = sorted(self.fleet.running)
-            if not names:
-                time.sleep(0.05)
-                continue
-            url = self.fleet.nodes[self.random.choice(names)].api
-            try:
-                answer = client.post(
-                    f"{url}/workflows", content=text, headers={"Idempotency-Key": f"{id(self)}-{self.number}"}
-                )
-            except httpx.TransportError as error:
-                self.refused[type(error).__name__] += 1
-                time.sleep(0.05)
-                continue
-            if answer.status_code in (200, 202):
-                self.acknowledged[answer.json()["workflow_id"]] = (self.number, kind)
-                return
-            self.refused[answer.json()["code"]] += 1
-            time.sleep(0.1)
-
-    def finish(self, at_least: int = 100) -> None:
-        """Every acknowledged run ends well; at_most_once effects are never doubled, the others never missing."""
-        until(lambda: len(self.acknowledged) >= at_least, 60)
-        self.stopped.set()
-        self.join(timeout=60)
-        check(self.acknowledged, self.effects, self._ended)
-
-    def _ended(self, name: str) -> dict[str, Any]:
-        return ended(name, lambda target: self.fleet.any().client.get(target))
 
 
 def verified(fleet: Fleet) -> dict[str, Any]:

@@ -14,8 +14,10 @@ import pytest
 
 from knhk import __version__
 from knhk.domain.identifier import parse, partition_of
-from tests.acceptance.fleet import PARTITIONS, Fleet, Load, until, verified
+from tests.acceptance.acknowledged import until
+from tests.acceptance.fleet import PARTITIONS, Fleet, verified
 from tests.acceptance.server import Server
+from tests.chaos.load import Load
 from tests.services import etcd, postgres
 from tests.services.alert_receivers import HttpReceiver
 
@@ -254,8 +256,8 @@ def test_a_rolling_upgrade(fleet: Fleet, tmp_path: Path) -> None:
     """Nodes of the next version among those of this one, forth and back; one that does not fit is refused."""
     name = sorted(fleet.running)[0]
     node, others = fleet.nodes[name], [fleet.nodes[one] for one in sorted(fleet.running) if one != name]
-    load = Load(fleet, tmp_path / "effects.txt", 4)
-    load.start()
+    load = Load(fleet, tmp_path / "effects.txt", 4).start()
+    load.release()
     fleet.stop(name)
     node.module = "tests.acceptance.next_version"
     node.variables["NEXT_LEAST"] = "2"
@@ -279,7 +281,7 @@ def test_a_rolling_upgrade(fleet: Fleet, tmp_path: Path) -> None:
     fleet.settled()
     post(node, "/events", {"event": "paid", "correlate": "next", "data": 1})
     ended(others[0], runs)
-    load.finish()
+    load.finish().check()
     print(f"{len(load.acknowledged)} workflows during an upgrade and back; refused {dict(load.refused)}")
     assert not [code for code in load.refused if code.startswith("KNHK")], load.refused
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.acceptance.fleet import Fleet, Load, until, verified
+from tests.acceptance.acknowledged import until
+from tests.acceptance.fleet import Fleet, verified
+from tests.chaos.load import Load
 from tests.services import etcd, postgres
 from tests.services.kubernetes import ApiServer
 
@@ -58,7 +60,7 @@ def test_a_replica_is_drained_before_it_goes_and_takes_part_when_it_is_back(
     load = Load(fleet, tmp_path / "effects.txt", 3)
     api.down = True
     fleet.settled()
-    load.start()
+    load.start().release()
     until(lambda: len(load.acknowledged) > 20)
     until(lambda: "the API server is shutting down" in _leaders_health(fleet))
     api.down = False
@@ -86,7 +88,7 @@ def test_a_replica_is_drained_before_it_goes_and_takes_part_when_it_is_back(
     fleet.settled()
     assert {one["owner"] for one in fleet.status()["partitions"]} == {"knhk-0", "knhk-1", "knhk-2"}
     assert not api.faults
-    load.finish()
+    load.finish().check()
     assert not [code for code in load.refused if code.startswith("KNHK")], load.refused
     for name in sorted(fleet.running):
         fleet.stop(name)
