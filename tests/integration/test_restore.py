@@ -78,7 +78,7 @@ async def test_between_the_two_renamings_no_server_starts_and_the_same_command_g
         staging.copy(silent)
     kept = house.data.with_name("data.before-now")
     marker = house.data.with_name("data.recovery.json")
-    marker.write_bytes(msgspec.json.encode(Unfinished(source.name, "switching", str(kept))))
+    marker.write_bytes(Unfinished(source.name, "switching", str(kept)).encode())
     house.data.rename(kept)  # and here it dies
     with pytest.raises(Corrupt, match="interrupted in its last step"):
         open_store(house.config)

@@ -79,11 +79,11 @@ def read_public_key(path: Path) -> "PublicKey":
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     from knhk.ports.environment import PublicKey
-    from knhk.security.signing import key_id
+    from knhk.security.signing import UNREADABLE, key_id
 
     try:
         key = load_pem_public_key(read_bytes(path))
-    except ValueError as error:
+    except UNREADABLE as error:
         raise InvalidInput(f"{path} is not a public key in PEM: {error}") from error
     if not isinstance(key, Ed25519PublicKey):
         raise InvalidInput(f"{path} is not an Ed25519 key")

@@ -16,6 +16,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from knhk.domain.errors import InvalidConfiguration
 from knhk.observability.logs import get
 from knhk.ports.environment import Clock, PublicKey
 from knhk.security.files import write_private
@@ -41,11 +42,21 @@ class SigningKeys:
         self._turn = asyncio.Lock()
 
     async def start(self) -> None:
-        """Retire the key that was being replaced when the process died, if it was."""
+        """Retire the key that was being replaced when the process died, if it was.
+
+        Raises InvalidConfiguration if the note of it is damaged.
+        """
         note = self._directory / RETIRING_FILE
         (self._directory / NEXT_FILE).unlink(missing_ok=True)
-        if note.exists():
-            await self._retire(note.read_text().strip())
+        if not note.exists():
+            return
+        retiring = note.read_bytes().decode(errors="replace")
+        if all(key.key_id != retiring for key in await self._registered()):
+            raise InvalidConfiguration(
+                f"{note} is damaged: it names a key that never signed here",
+                hint="Write the id of the key that was being replaced into it: `knhk receipts keys` lists them.",
+            )
+        await self._retire(retiring)
 
     async def stop(self) -> None:
         """Nothing is under way but what a caller waits for."""

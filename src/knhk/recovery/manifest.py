@@ -8,6 +8,7 @@ Invariant: what the manifest does not say of a directory is not believed of it.
 """
 
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -80,6 +81,11 @@ class Signature(msgspec.Struct, frozen=True):
     public_key: str
     signature: str
 
+    @classmethod
+    def of(cls, key: PublicKey, signature: bytes) -> "Signature":
+        """What is written of a signature. The id follows from the key, as security/signing.py says."""
+        return cls(sha256(key.raw).hexdigest()[:16], key.raw.hex(), signature.hex())
+
     def key(self) -> PublicKey:
         """The key that is said to have signed. Raises ValueError."""
         return PublicKey(self.key_id, bytes.fromhex(self.public_key), 0)
@@ -102,10 +108,13 @@ def is_content(name: str) -> bool:
 def write(directory: Path, manifest: Manifest, signer: Signer) -> None:
     """Put the manifest and its signature into the directory, durably. Raises OSError."""
     raw = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    key = signer.public_key
-    signature = Signature(key.key_id, key.raw.hex(), signer.sign(MANIFEST_PREFIX + raw).hex())
-    write_durably(directory / SIGNATURE_FILE, msgspec.json.encode(signature))
+    write_durably(directory / SIGNATURE_FILE, signed(MANIFEST_PREFIX + raw, signer))
     write_durably(directory / MANIFEST_FILE, raw)
+
+
+def signed(message: bytes, signer: Signer) -> bytes:
+    """The contents of a file with the signature over a message."""
+    return msgspec.json.encode(Signature.of(signer.public_key, signer.sign(message)))
 
 
 def read(directory: Path) -> Manifest | None:
@@ -132,19 +141,29 @@ def decode(raw: bytes, name: str) -> Manifest:
     return manifest
 
 
-def objection(raw: bytes, signature: bytes, keys: Mapping[str, PublicKey] | None, check: CheckSignature) -> str:
-    """Why the signature over a manifest's bytes is not accepted; empty if it is.
+def objection(
+    raw: bytes,
+    signature: bytes,
+    keys: Mapping[str, PublicKey] | None,
+    check: CheckSignature,
+    prefix: bytes = MANIFEST_PREFIX,
+) -> str:
+    """Why the signature over a document's bytes (a manifest's, if the prefix is not another) is not accepted.
+
+    Empty if it is.
 
     With `keys` None any key is good, as long as it made the signature: that finds damage, not a forger.
     """
     try:
         made = msgspec.json.decode(signature, type=Signature)
-        key, signed = made.key(), bytes.fromhex(made.signature)
+        key, made_by = made.key(), bytes.fromhex(made.signature)
     except (*UNDECODABLE, ValueError) as error:
-        return f"{SIGNATURE_FILE} cannot be read: {error}"
+        return f"its .sig cannot be read: {error}"
+    if msgspec.json.encode(Signature.of(key, made_by)) != signature:
+        return "its .sig is not as it was written"
     if keys is not None and all(key.raw != known.raw for known in keys.values()):
         return f"it is signed by key {made.key_id!r}, which is not among those that are trusted"
-    if not check(key, MANIFEST_PREFIX + raw, signed):
+    if not check(key, prefix + raw, made_by):
         return f"the signature does not verify with key {made.key_id!r}"
     return ""
 

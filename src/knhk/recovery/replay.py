@@ -11,8 +11,8 @@ from knhk.persistence.journal_import import JournalImport
 from knhk.persistence.scanner import Progress
 from knhk.persistence.verification import CheckSignature
 from knhk.ports.environment import PublicKey
-from knhk.recovery import histories, segments
-from knhk.recovery.histories import History
+from knhk.recovery import segments
+from knhk.recovery.histories import History, Reader
 from knhk.recovery.places import Place
 from knhk.recovery.shipper import CURSOR_ROW, MOST_BLOCKS, fold_of, written_cursor
 
@@ -44,11 +44,12 @@ def replay(
     Raises BackupCorrupt, naming the segment, if one is missing, damaged, or not of this journal's line of events.
     """
     done = Replayed()
-    target = histories.newest(place, to_ns)
+    known = Reader(place, pinned, check)
+    target = known.newest(to_ns)
     if target is None:
         return done
     done.history = target.history
-    line = histories.line(place, target.history)
+    line = known.line(target.history)
     for partition in _partitions(place, line):
         tip = journal.heads.get(partition)
         start = 0 if tip is None else tip.height + 1

@@ -34,7 +34,7 @@ from knhk.persistence.partition_directories import FOLDER as PARTITIONS
 from knhk.persistence.rocksdb_errors import translated
 from knhk.persistence.scanner import Progress
 from knhk.persistence.sync import sync_path
-from knhk.persistence.verification import UNDECODABLE, CheckSignature
+from knhk.persistence.verification import CheckSignature
 from knhk.ports.environment import PublicKey
 from knhk.recovery import manifest as manifests
 from knhk.recovery.durable_files import CHUNK_BYTES, digest_of, leased, taken, write_durably
@@ -44,6 +44,10 @@ from knhk.recovery.places import Place
 _COPYING: Final = "copying"
 _REPLAYING: Final = "replaying"
 _SWITCHING: Final = "switching"
+_BEGIN_ANEW: Final = (
+    "Remove it and restore again. If the data directory is gone, the old data are beside it, in the newest "
+    "`<data directory>.before-<time>`."
+)
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -65,11 +69,24 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Unfinished(msgspec.Struct):
-    """What `<data>.recovery.json` says of a restore that is under way."""
+    """What `<data>.recovery.json` says of a restore that is under way; and, in its last line, a SHA-256 over that."""
 
     source: str
     phase: str
     kept: str = ""
+
+    def encode(self) -> bytes:
+        """The file's bytes."""
+        raw = msgspec.json.encode(self)
+        return raw + b"\n" + sha256(raw).hexdigest().encode()
+
+    @classmethod
+    def decode(cls, raw: bytes) -> "Unfinished":
+        """From the file's bytes. Raises ValueError if they are not what was written."""
+        said, _, digest = raw.partition(b"\n")
+        if sha256(said).hexdigest().encode() != digest:
+            raise ValueError("its SHA-256 differs")
+        return msgspec.json.decode(said, type=cls)
 
 
 def find(url: str, pinned: list[PublicKey] | None, check: CheckSignature) -> Source:
@@ -260,7 +277,7 @@ class Staging:
         self._marker.unlink(missing_ok=True)
 
     def _remember(self) -> None:
-        write_durably(self._marker, msgspec.json.encode(self._state))
+        write_durably(self._marker, self._state.encode())
 
 
 def _entries(source: Source) -> list[ListedFile]:
@@ -298,8 +315,8 @@ def _marker(data: Path) -> Path:
 
 def _remembered(data: Path) -> Unfinished | None:
     try:
-        return msgspec.json.decode(_marker(data).read_bytes(), type=Unfinished)
+        return Unfinished.decode(_marker(data).read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, *UNDECODABLE) as error:
-        raise Corrupt(f"{_marker(data)} cannot be read: {error}", hint="Remove it to begin anew.") from error
+    except (OSError, ValueError) as error:
+        raise Corrupt(f"{_marker(data)} cannot be read: {error}", hint=_BEGIN_ANEW) from error

@@ -21,7 +21,7 @@ from knhk.ports.journal import Journal
 from knhk.ports.storage import Projections
 from knhk.recovery import histories, segments
 from knhk.recovery.blob_shipping import BlobShipping
-from knhk.recovery.histories import History
+from knhk.recovery.histories import History, Reader
 from knhk.recovery.places import Place
 from knhk.recovery.segments import Body, Header
 
@@ -190,7 +190,7 @@ class Shipper:
     def _is_there(self, place: Place) -> bool:
         """Whether the place knows our history, with the last block that we have shipped."""
         try:
-            known = histories.read(place, self._history)
+            known = Reader(place, None, self._check).read(self._history)
         except NotFound:
             return False
         if self.cursor <= known.inherited(self._partition):
@@ -232,7 +232,7 @@ class Shipper:
             )
         heads = {} if last is None else {str(self._partition): (cursor, last.hash().hex())}
         begun = History(os.urandom(8).hex(), parent, self._clock.now_ns(), self._node_id, heads)
-        await asyncio.to_thread(histories.write, place, begun)
+        await asyncio.to_thread(histories.write, place, begun, self._signer)
         self._history, self.cursor = begun.history, cursor
         self._log.info("a history begins", history=begun.history, parent=parent, height=cursor, place=str(place))
 

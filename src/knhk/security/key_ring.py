@@ -126,7 +126,10 @@ class KeyRing:
         """
         path = directory / FILE_NAME
         envelope = read_envelope(path)
-        ring_key = wrapper.unwrap(envelope.key_id, envelope.wrapped)
+        try:
+            ring_key = wrapper.unwrap(envelope.key_id, envelope.wrapped)
+        except (EncryptionKeyUnavailable, KeyRingCorrupt) as error:
+            raise type(error)(f"{path}: {error.message}", hint=error.advice) from error
         try:
             raw = AESGCM(ring_key).decrypt(envelope.nonce, envelope.box, _bound(envelope))
             return cls(path, envelope, ring_key, _CONTENTS.decode(raw))

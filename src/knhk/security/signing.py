@@ -2,6 +2,10 @@
 
 The file `signing.pem` holds an Ed25519 private key (PKCS #8, PEM). A key's id is the first 16 hexadecimal digits of the
 SHA-256 of its 32 raw public bytes. The public half is registered in the journal before the key signs its first block.
+
+PEM has no checksum: a flipped bit in the key gives another key, which would sign without a word. So a line before it
+names the key, and a file with that line must be, byte for byte, what would be written for that key. A file that begins
+with the PEM itself is an operator's own.
 """
 
 import stat
@@ -9,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final, Self
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -18,7 +22,14 @@ from knhk.ports.environment import PublicKey
 from knhk.security.files import write_private
 
 KEY_FILE: Final = "signing.pem"
+_NAMED: Final = "KNHK signing key {}\n"
+_PEM: Final = b"-----BEGIN "
+UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, InternalError)
+"""What reading a damaged key in PEM raises."""
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_DAMAGED: Final = (
+    "Put back a copy of it; or take it away, and the next start makes a new key. What was signed stays valid."
+)
 
 
 class Ed25519Signer:
@@ -52,7 +63,7 @@ class Ed25519Signer:
         """The key of this directory, made if there is none.
 
         Raises:
-            InvalidConfiguration: the file is no Ed25519 key, or others may read it.
+            InvalidConfiguration: the file is no Ed25519 key, or not what was written, or others may read it.
         """
         path = directory / KEY_FILE
         if not path.exists():
@@ -64,12 +75,15 @@ class Ed25519Signer:
                 f"{path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})",
                 hint=f"Keep the key to its owner: chmod 600 {path}",
             )
+        raw = path.read_bytes()
         try:
-            private = serialization.load_pem_private_key(path.read_bytes(), None)
-        except ValueError as error:
-            raise InvalidConfiguration(f"{path} is not a private key: {error}") from error
+            private = serialization.load_pem_private_key(raw, None)
+        except UNREADABLE as error:
+            raise InvalidConfiguration(f"{path} is not a private key: {error}", hint=_DAMAGED) from error
         if not isinstance(private, Ed25519PrivateKey):
-            raise InvalidConfiguration(f"{path} is not an Ed25519 key")
+            raise InvalidConfiguration(f"{path} is not an Ed25519 key", hint=_DAMAGED)
+        if not raw.startswith(_PEM) and raw != _written(private):
+            raise InvalidConfiguration(f"{path} is damaged: it is not the key that its first line names", hint=_DAMAGED)
         return cls(private, min(now_ns, status.st_mtime_ns))
 
 
@@ -96,7 +110,11 @@ def public_pem(key: PublicKey) -> bytes:
 
 def _write_new(path: Path, private: Ed25519PrivateKey) -> None:
     """Write the key so that a crash leaves either none or a whole one, and nobody else can ever read it."""
+    write_private(path, _written(private))
+
+
+def _written(private: Ed25519PrivateKey) -> bytes:
     pem = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    write_private(path, pem)
+    return _NAMED.format(key_id(private.public_key().public_bytes_raw())).encode() + pem
