@@ -61,7 +61,7 @@ class Server:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("KNHK_")}
         return {**kept, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]), **self.variables}
 
-    def start(self, timeout_s: float = 30.0) -> "Server":
+    def start(self, timeout_s: float = 90.0) -> "Server":
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", self.module, *self.arguments],
