@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -67,6 +68,45 @@ def hungry() -> int:
 
 def odd() -> Any:
     return {object()}
+
+
+def letters(count: int, kind: str) -> Any:
+    made = {"bytes": b"x" * count, "text": "ä" * (count // 2), "data": ["x"] * (count // 2)}
+    return made[kind] if kind in made else knhk.Succeeded(b"x" * count)
+
+
+def numbers(count: int) -> Iterator[dict[str, int]]:
+    for number in range(count):
+        yield {"number": number}
+
+
+def stream(megabytes: int, dies: bool = False) -> Iterator[bytes]:
+    for _ in range(megabytes):
+        yield b"\n" * (1 << 20)
+    if dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def breaks_off() -> Iterator[str]:
+    yield "one"
+    raise knhk.ActionFailed("no more", code="SHOP-NEVER")
+
+
+def upper(text: knhk.Blob, context: knhk.ActionContext) -> Any:
+    blobs = context.blobs
+    with blobs.open(text) as file:
+        head = file.read(3)
+        file.seek(-2, os.SEEK_END)
+        tail = file.read()
+    whole = b"".join(blobs.read(text))
+    assert len(whole) == blobs.size(text)
+    assert b"".join(blobs.read(text, 1, 2)) == whole[1:3]
+    made = blobs.put((piece.upper() for piece in blobs.read(text)), "text/x-upper")
+    return {"head": head.decode(), "tail": tail.decode(), "upper": made}
+
+
+def missing_blob(context: knhk.ActionContext) -> None:
+    next(context.blobs.read("sha256:" + "0" * 64))
 
 
 def _private() -> None: ...

@@ -1,23 +1,39 @@
 """The `python` action: functions in processes of their own, which die, hang, eat memory and are replaced."""
 
 import asyncio
+import base64
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from knhk.actions.blob_access import AreaAccess
 from knhk.actions.python import PythonPool, action
 from knhk.actions.registry import Failed, Outcome, RetryLater, Succeeded
 from knhk.config import PythonOptions
+from knhk.domain.blob import JSON, JSON_LINES, OCTETS, TEXT, BlobReference
+from knhk.domain.errors import BlobNotFound, PayloadTooLarge, Unsupported
+from knhk.persistence.blob_area import BlobArea
 from tests.integration.test_shell_action import gone, invocation, pid_in
 
 JOBS = "tests.integration.python_jobs"
 
 
+MiB = 1 << 20
+
+
 @pytest.fixture
-async def pool() -> AsyncIterator[PythonPool]:
-    made = PythonPool(PythonOptions(callables=(f"{JOBS}:*",), processes=2, max_memory_bytes=512 << 20))
+def blobs(tmp_path: Path) -> BlobArea:
+    area = BlobArea(tmp_path / "blobs", inline_bytes=1000, data_bytes=20_000, max_bytes=32 * MiB, min_free_bytes=0)
+    area.open()
+    return area
+
+
+@pytest.fixture
+async def pool(blobs: BlobArea) -> AsyncIterator[PythonPool]:
+    made = PythonPool(PythonOptions(callables=(f"{JOBS}:*",), processes=2, max_memory_bytes=512 << 20), blobs)
     yield made
     await made.aclose()
 
@@ -94,6 +110,65 @@ async def test_calls_run_at_the_same_time_and_not_more_than_allowed(pool: Python
     outcomes = await asyncio.gather(*(call(pool, "add", a=number) for number in range(6)))
     assert [outcome.output["sum"] for outcome in outcomes] == list(range(1, 7))  # type: ignore[union-attr]
     assert len({outcome.output["pid"] for outcome in outcomes}) <= 2  # type: ignore[union-attr]
+
+
+def content(blobs: BlobArea, output: Any) -> tuple[bytes, str]:
+    reference = BlobReference.of(output)
+    assert reference is not None, output
+    raw = b"".join(blobs.pieces(reference.digest))
+    assert len(raw) == reference.size
+    return raw, reference.media_type
+
+
+async def output_of(pool: PythonPool, name: str, blob: str = "auto", **args: Any) -> Any:
+    outcome = await pool.run(invocation(callable=f"{JOBS}:{name}", args=args, timeout="60s", blob=blob))
+    assert isinstance(outcome, Succeeded), outcome
+    return outcome.output
+
+
+async def test_what_is_large_becomes_a_blob(pool: PythonPool, blobs: BlobArea) -> None:
+    assert await output_of(pool, "letters", count=1000, kind="bytes") == base64.b64encode(b"x" * 1000).decode()
+    assert content(blobs, await output_of(pool, "letters", count=1001, kind="bytes")) == (b"x" * 1001, OCTETS)
+    assert content(blobs, await output_of(pool, "letters", count=1001, kind="outcome")) == (b"x" * 1001, OCTETS)
+    assert await output_of(pool, "letters", count=1000, kind="text") == "ä" * 500
+    assert content(blobs, await output_of(pool, "letters", count=1002, kind="text")) == ("ä".encode() * 501, TEXT)
+    assert await output_of(pool, "letters", count=18_000, kind="data") == ["x"] * 9_000
+    raw, kind = content(blobs, await output_of(pool, "letters", count=40_000, kind="data"))
+    assert (json.loads(raw), kind) == (["x"] * 20_000, JSON)
+    assert await output_of(pool, "letters", "never", count=40_000, kind="data") == ["x"] * 20_000
+    assert content(blobs, await output_of(pool, "letters", "always", count=2, kind="data")) == (b'["x"]', JSON)
+
+
+async def test_an_iterator_becomes_a_blob_as_it_goes(pool: PythonPool, blobs: BlobArea) -> None:
+    assert content(blobs, await output_of(pool, "numbers", count=2)) == (b'{"number":0}\n{"number":1}\n', JSON_LINES)
+    assert content(blobs, await output_of(pool, "numbers", count=0)) == (b"", OCTETS)
+    assert content(blobs, await output_of(pool, "stream", megabytes=3)) == (b"\n" * 3 * MiB, OCTETS)
+    assert await call(pool, "breaks_off") == Failed("SHOP-NEVER", "no more")
+    refused = await call(pool, "stream", megabytes=33)
+    assert isinstance(refused, Failed), refused
+    assert refused.code == PayloadTooLarge.code
+    died = await call(pool, "stream", megabytes=2, dies=True)
+    assert isinstance(died, RetryLater), died
+    assert not list(blobs.path.glob("incoming-*")), "nothing of an unfinished blob is left"
+
+
+async def test_blobs_as_arguments(pool: PythonPool, blobs: BlobArea) -> None:
+    text = AreaAccess(blobs).put([b"abc" * MiB, b"xyz"], "text/plain")
+    output = await output_of(pool, "upper", text=text.to_dict())
+    assert (output["head"], output["tail"]) == ("abc", "yz")
+    assert content(blobs, output["upper"]) == (b"ABC" * MiB + b"XYZ", "text/x-upper")
+    missing = await call(pool, "missing_blob")
+    assert isinstance(missing, Failed), missing
+    assert missing.code == BlobNotFound.code
+
+
+async def test_where_there_are_no_blobs() -> None:
+    pool = PythonPool(PythonOptions(callables=(f"{JOBS}:*",), processes=1))
+    assert await output_of(pool, "letters", count=40_000, kind="data") == ["x"] * 20_000
+    refused = await call(pool, "missing_blob")
+    assert isinstance(refused, Failed), refused
+    assert refused.code == Unsupported.code
+    await pool.aclose()
 
 
 async def test_only_what_is_listed_may_be_called() -> None:

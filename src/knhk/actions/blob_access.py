@@ -3,11 +3,12 @@
 Everything blocks, as in a `def` action; an `async def` one calls it by `asyncio.to_thread`.
 """
 
+import io
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol
 
-from knhk.domain.blob import OCTETS, BlobReference, checked_digest, checked_media_type
+from knhk.domain.blob import JSON_LINES, OCTETS, BlobReference, checked_digest, checked_media_type
 from knhk.ports.blobs import Blobs, NoBlobs
 
 PIECE_BYTES: Final = 1 << 20
@@ -25,8 +26,16 @@ class BlobAccess(Protocol):
         """A blob of a file, of bytes, or of all pieces of an iterable. Raises PayloadTooLarge, DiskFull and so on."""
         ...
 
+    def size(self, blob: Given) -> int:
+        """The size of a blob in bytes. Raises BlobNotFound."""
+        ...
+
     def read(self, blob: Given, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The bytes of a blob, or a part of them, piece by piece. Raises BlobNotFound."""
+        ...
+
+    def open(self, blob: Given) -> BinaryIO:
+        """A blob as a file that is open for reading, and can be positioned anywhere. Raises BlobNotFound."""
         ...
 
     def save(self, blob: Given, target: Path) -> int:
@@ -50,8 +59,14 @@ class AreaAccess:
         finally:
             sink.abort()
 
+    def size(self, blob: Given) -> int:
+        return self._blobs.size(digest_of(blob))
+
     def read(self, blob: Given, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         return self._blobs.pieces(digest_of(blob), start, length)
+
+    def open(self, blob: Given) -> BinaryIO:
+        return opened(self, blob)
 
     def save(self, blob: Given, target: Path) -> int:
         return save(self.read(blob), target)
@@ -82,7 +97,9 @@ def media_type_of(source: Source, given: str | None) -> str:
     """The media type: as given, or guessed from a file's name. Raises InvalidParameter."""
     import mimetypes
 
-    guessed = mimetypes.guess_type(source.name)[0] if isinstance(source, Path) else None
+    guessed = None
+    if isinstance(source, Path):
+        guessed = JSON_LINES if source.suffix in (".jsonl", ".ndjson") else mimetypes.guess_type(source.name)[0]
     return checked_media_type(given or guessed or OCTETS)
 
 
@@ -109,3 +126,49 @@ def save(pieces: Iterator[bytes], target: Path) -> int:
     finally:
         partial.unlink(missing_ok=True)
     return size
+
+
+def opened(access: BlobAccess, blob: Given) -> BinaryIO:
+    """A blob as a file; read from its beginning to its end, it is compared with its digest. Raises BlobNotFound."""
+    return io.BufferedReader(_Reader(access, blob), PIECE_BYTES)
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, access: BlobAccess, blob: Given) -> None:
+        self._access, self._blob, self._size = access, blob, access.size(blob)
+        self._at = 0
+        self._pieces: Iterator[bytes] | None = None
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset
+        if at < 0:
+            raise ValueError(f"a blob has no byte {at}")
+        if at != self._at:
+            self._at, self._pieces, self._rest = at, None, memoryview(b"")
+        return at
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            if self._at >= self._size and (self._at or self._pieces is not None):
+                return 0
+            if self._pieces is None:
+                self._pieces = iter(self._access.read(self._blob, self._at))
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = memoryview(piece)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest, self._at = self._rest[count:], self._at + count
+        return count
+
+    def close(self) -> None:
+        self._pieces, self._rest = None, memoryview(b"")
+        super().close()

@@ -22,8 +22,8 @@ def catalogue(settings: Actions, blobs: Blobs = _NONE) -> Registry:
     registry = Registry.load(settings.modules)
     outside = (
         shell.action(settings.shell, blobs),
-        python.action(settings.python),
-        sql.action(settings.sql),
+        python.action(settings.python, blobs),
+        sql.action(settings.sql, blobs),
         file.action(settings.file, blobs),
         s3.action(settings.s3, blobs),
         notify.action(settings.notify),

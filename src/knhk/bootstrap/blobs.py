@@ -40,6 +40,7 @@ def blobs_of(
     return BlobArea(
         path,
         inline_bytes=options.inline_bytes,
+        data_bytes=persistence.max_payload_bytes,
         max_bytes=options.max_bytes,
         min_free_bytes=persistence.min_free_bytes,
         keys=cipher.keys,

@@ -61,7 +61,8 @@ class SqlOptions(Section):
     )
     pool_size: int = Field(default=5, ge=1, le=1000, description="Connections to each database.")
     timeout_ns: Duration = Field(default=30 * SECOND, gt=0, description="Time limit of a step's statements.")
-    max_rows: int = Field(default=10_000, ge=1, description="Most rows that a statement may return.")
+    max_rows: int = Field(default=10_000, ge=1, description="Most rows of an output; more of them become a blob.")
+    max_value_bytes: Size = Field(default=16 * MB, gt=0, description="Largest blob that is bound as one value.")
 
 
 class FileRoot(Section):

@@ -14,6 +14,10 @@ from knhk.domain.errors import InvalidParameter
 
 KEY: Final = "$blob"
 OCTETS: Final = "application/octet-stream"
+TEXT: Final = "text/plain; charset=utf-8"
+CSV: Final = "text/csv; charset=utf-8"
+JSON: Final = "application/json"
+JSON_LINES: Final = "application/x-ndjson"
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _MEDIA_TYPE: Final = re.compile(r"[\w.+-]{1,100}/[\w.+-]{1,100}(; ?[\w.+-]{1,50}=[\w.+\"-]{1,100}){0,5}", re.ASCII)
 _KEY_BYTES: Final = b"\xa5" + KEY.encode()

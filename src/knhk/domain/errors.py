@@ -271,3 +271,14 @@ class BackupCorrupt(Corrupt):
 class KeyRingCorrupt(Corrupt):
     code, title = "KNHK-6010", "The key ring is damaged"
     hint = "Put back the copy of the key ring that was made after its last change; see docs/encryption.md."
+
+
+def by_code() -> dict[str, type[KnhkError]]:
+    """Every error by its code."""
+    found: dict[str, type[KnhkError]] = {}
+    ahead: list[type[KnhkError]] = [KnhkError]
+    while ahead:
+        kind = ahead.pop()
+        found[kind.code] = kind
+        ahead += kind.__subclasses__()
+    return found

@@ -61,12 +61,13 @@ class BlobArea:
         inline_bytes: int,
         max_bytes: int,
         min_free_bytes: int,
+        data_bytes: int = 4 << 20,
         keys: DataKeys | None = None,
         encrypting: bool = False,
         number: Callable[[], int] = lambda: 0,
         now_ns: Callable[[], int] = lambda: 0,
     ) -> None:
-        self.path, self.inline_bytes, self.max_bytes = path, inline_bytes, max_bytes
+        self.path, self.inline_bytes, self.data_bytes, self.max_bytes = path, inline_bytes, data_bytes, max_bytes
         self._min_free_bytes, self._number, self._now_ns = min_free_bytes, number, now_ns
         self._cipher = None if keys is None else BlobCipher(keys)
         self._encrypting = encrypting and keys is not None

@@ -44,8 +44,13 @@ class Blobs(Protocol):
         ...
 
     @property
+    def data_bytes(self) -> int:
+        """Data that later expressions may need, such as rows, are a blob if they are larger than this."""
+        ...
+
+    @property
     def max_bytes(self) -> int:
-        """The size of the largest blob."""
+        """The size of the largest blob; 0 where there are none."""
         ...
 
     def begin(self) -> BlobSink:
@@ -71,7 +76,7 @@ class Blobs(Protocol):
 class NoBlobs:
     """Where there is no blob area; `reason` says why."""
 
-    inline_bytes = 1 << 62
+    inline_bytes = data_bytes = 1 << 62
     max_bytes = 0
 
     def __init__(self, reason: str) -> None:

@@ -58,7 +58,7 @@ def error_of(status: int, raw: bytes, retry_after: str | None = None) -> KnhkErr
         problem = msgspec.json.decode(raw, type=_ProblemDetails)
     except msgspec.DecodeError:
         problem = _ProblemDetails(detail=f"the server answered with status {status}")
-    kind = _by_code().get(problem.code) or _BY_STATUS.get(status, KnhkError)
+    kind = errors.by_code().get(problem.code) or _BY_STATUS.get(status, KnhkError)
     found = []
     for one in problem.problems:
         try:
@@ -68,17 +68,6 @@ def error_of(status: int, raw: bytes, retry_after: str | None = None) -> KnhkErr
     seconds = float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
     message = problem.detail or problem.title or f"the server answered with status {status}"
     return kind(message, problems=found, retry_after_s=seconds, hint=problem.hint)
-
-
-def _by_code() -> dict[str, type[KnhkError]]:
-    """Every error by its code."""
-    found: dict[str, type[KnhkError]] = {}
-    ahead: list[type[KnhkError]] = [KnhkError]
-    while ahead:
-        kind = ahead.pop()
-        found[kind.code] = kind
-        ahead += kind.__subclasses__()
-    return found
 
 
 def receipts_in(lines: Iterator[str]) -> Iterator[dict[str, Any]]:

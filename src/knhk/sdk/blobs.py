@@ -11,12 +11,12 @@ import os
 from collections.abc import AsyncIterator, Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import httpx
 import msgspec
 
-from knhk.actions.blob_access import PIECE_BYTES, Given, Source, digest_of, media_type_of, pieces_of, save
+from knhk.actions.blob_access import PIECE_BYTES, Given, Source, digest_of, media_type_of, opened, pieces_of, save
 from knhk.domain.blob import BlobReference
 from knhk.domain.errors import BlobMismatch, InvalidInput, NotFound
 from knhk.sdk.answers import CONNECT_S, error_of
@@ -63,6 +63,10 @@ class Blobs:
                 found.update(piece)
                 yield piece
         _compare(blob, found.hexdigest(), start, length)
+
+    def open(self, blob: Given) -> BinaryIO:
+        """A blob as a file that is open for reading, and can be positioned anywhere. Raises BlobNotFound."""
+        return opened(self, blob)
 
     def save(self, blob: Given, target: Path) -> int:
         """Write a blob to a file; its size. The file is replaced when all of it is there."""
