@@ -17,6 +17,7 @@ from litestar.response import ServerSentEvent, ServerSentEventMessage
 from knhk.api.definitions import definition_handlers
 from knhk.api.description import EVENT_RESPONSES, SUBMIT_RESPONSES, ReasonOperation, SubmitOperation, problem_responses
 from knhk.api.hooks import hook_handlers
+from knhk.api.places import UNANSWERED
 from knhk.api.signals import signal_handlers
 from knhk.api.submit import Answer, SubmitRoute, internal_error, problem_answer, too_long
 from knhk.api.time_machine import time_machine_handlers
@@ -42,10 +43,14 @@ class Reason(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Page(msgspec.Struct):
-    """Runs, newest first. `next_cursor` is where the next page begins, null after the last."""
+    """Runs, newest first. `next_cursor` is where the next page begins, null after the last.
+
+    `unanswered` says which nodes of a cluster did not answer: their runs are missing.
+    """
 
     workflows: list[dict[str, Any]]
     next_cursor: str | None
+    unanswered: list[str] = msgspec.field(default_factory=list)
 
 
 WorkflowId = Annotated[str, PathParameter(description="Such as wf-1234567890.")]
@@ -125,8 +130,13 @@ def _read_handlers(control: Control) -> list[Any]:
         """A page may be shorter than `limit` although more follow: go on while `next_cursor` is not null."""
         before = None if cursor is None else _cursor(cursor)
         wanted = Filter(state=in_state or "", name=name or "", department=department or "")
-        rows, following = await control.listing(wanted, before=before, limit=limit)
-        return Page(rows, None if following is None else str(following))
+        missing = set[str]()
+        token = UNANSWERED.set(missing)
+        try:
+            rows, following = await control.listing(wanted, before=before, limit=limit)
+        finally:
+            UNANSWERED.reset(token)
+        return Page(rows, None if following is None else str(following), sorted(missing))
 
     @get("/workflows/{workflow_id:str}", summary="State of a workflow", responses=_READS)
     async def get_workflow(

@@ -9,10 +9,11 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
+from knhk.api.places import UNANSWERED
 from knhk.api.submit import PATH, Headers
 from knhk.domain import identifier
 from knhk.domain.errors import InvalidParameter, PartitionMoving
-from knhk.engine.control import Filter
+from knhk.engine.control import Control, Filter
 
 if TYPE_CHECKING:
     from knhk.api.router import Router
@@ -38,11 +39,22 @@ async def of_all(router: "Router", wanted: Filter, before: int | None, limit: in
     places, named = router.places, ASKED.get()
     pages: list[Awaitable[Page]] = []
     elsewhere: dict[str, list[int]] = {}
-    for number in range(places.partitions) if named is None else named:
-        control = places.listing(number) or await router.owner(number, forwarded=named is not None)
+
+    async def control_of(number: int) -> Control | str | None:
+        try:
+            return places.listing(number) or await router.owner(number, forwarded=named is not None)
+        except PartitionMoving as error:
+            if named is not None:
+                raise
+            _left_out(error)
+            return None
+
+    numbers = list(range(places.partitions) if named is None else named)
+    controls = await asyncio.gather(*map(control_of, numbers))
+    for number, control in zip(numbers, controls, strict=True):
         if isinstance(control, str):
             elsewhere.setdefault(control, []).append(number)
-        else:
+        elif control is not None:
             pages.append(control.listing(wanted, before=before, limit=limit))
     query = {key: value for key, value in _of(wanted) if value} | {"limit": str(limit)}
     query |= {} if before is None else {"cursor": str(before)}
@@ -65,11 +77,23 @@ def merged(pages: Iterable[Page], limit: int) -> Page:
 
 async def _remote(router: "Router", numbers: Sequence[int], target: str) -> Page:
     named = ",".join(map(str, numbers)).encode()
-    answer = await router.ask(numbers[0], target, [(PARTITIONS, named)])
-    if answer.status_code != 200:
-        raise PartitionMoving(f"a list of partition {numbers[0]} was answered with {answer.status_code}")
+    try:
+        answer = await router.ask(numbers[0], target, [(PARTITIONS, named)])
+        if answer.status_code != 200:
+            raise PartitionMoving(f"a list of partition {numbers[0]} was answered with {answer.status_code}")
+    except PartitionMoving as error:
+        _left_out(error)
+        return [], None
     page = answer.json()
     return page["workflows"], None if page["next_cursor"] is None else int(page["next_cursor"])
+
+
+def _left_out(error: PartitionMoving) -> None:
+    """Note that a part of the list is missing. Raises the error where lists must be whole."""
+    unanswered = UNANSWERED.get()
+    if unanswered is None:
+        raise error
+    unanswered.add(error.message)
 
 
 def _of(wanted: Filter) -> Iterable[tuple[str, str]]:

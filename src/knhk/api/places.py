@@ -12,12 +12,18 @@ CONTROL: ContextVar[Control | None] = ContextVar("control", default=None)
 """The control of the partition that the present request is about, if it is about one and that is here."""
 FORWARDED: ContextVar[bool] = ContextVar("forwarded", default=False)
 """Whether another node has sent the present request on: it is not sent on again."""
+UNANSWERED: ContextVar[set[str] | None] = ContextVar("unanswered", default=None)
+"""Set by those who can do with a list that is not whole: it takes why parts of it are missing."""
 
 
 class Places(Protocol):
     """Where partitions are."""
 
-    partitions: int
+    @property
+    def partitions(self) -> int:
+        """How many there are."""
+        ...
+
     wait_s: float
     """How long a request waits for a partition that is between two owners."""
     shared: bool
@@ -54,6 +60,10 @@ class Places(Protocol):
 
     def is_there(self, url: str) -> bool:
         """Whether the node at a URL is one of those that may own partitions, as far as this process knows."""
+        ...
+
+    def absent(self, partition: int) -> str:
+        """Why nobody will own a partition soon; empty if it is worth waiting for an owner."""
         ...
 
     def listing(self, partition: int) -> Control | None:

@@ -17,7 +17,7 @@ from knhk.api.places import Places
 from knhk.api.relaying import OWN_HEADERS, relay
 from knhk.api.submit import Headers
 from knhk.domain import identifier
-from knhk.domain.errors import Fenced, PartitionMoving, ShuttingDown
+from knhk.domain.errors import Fenced, NodeGone, PartitionMoving, ShuttingDown
 from knhk.engine.control import Control
 from knhk.sdk.answers import error_of
 
@@ -25,6 +25,7 @@ FORWARDED_HEADER: Final = b"x-knhk-forwarded"
 REFUSALS: Final = (409, 503)
 _PAUSE_S: Final = 0.05
 _LOOK_S: Final = 0.25
+_GONE_S: Final = 5.0
 _ANSWER_S: Final = 330.0
 _CONNECT_S: Final = 2.0
 _JSON: Final = (b"content-type", b"application/json")
@@ -52,8 +53,9 @@ class Router:
     ) -> _Answer:
         """What an attempt gives, made again while it gives None: there was nobody who took anything in.
 
-        Raises PartitionMoving when that has gone on for `places.wait_s`, or with `once` at the first time. The time
-        that a node took which did take something in, and then went away, does not count.
+        Raises PartitionMoving when that has gone on for `places.wait_s`, or with `once` at the first time; NodeGone if
+        nobody will own the partition soon. The time that a node took which did take something in, and then went
+        away, does not count.
         """
         now = asyncio.get_running_loop().time
         over = now() + self.places.wait_s
@@ -62,6 +64,8 @@ class Router:
             found = await attempt()
             if found is not None:
                 return found
+            if partition is not None and (absent := self.places.absent(partition)):
+                raise NodeGone(absent, retry_after_s=_GONE_S)
             over += max(0.0, now() - began - 2 * _CONNECT_S)
             if once or now() >= over:
                 what = "no node takes workflows" if partition is None else f"partition {partition} has no owner"

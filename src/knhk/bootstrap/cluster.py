@@ -3,7 +3,9 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
 
 from knhk import __version__
 from knhk.api.cluster import cluster_handlers
@@ -22,8 +24,10 @@ from knhk.engine.control import Control
 from knhk.engine.projector import FOLD
 from knhk.engine.service import Engine
 from knhk.observability.logs import get
-from knhk.persistence.postgres import PostgresStore
 from knhk.ports.scaler import Processes
+
+if TYPE_CHECKING:
+    from knhk.persistence.postgres import PostgresStore
 
 _LOOK_S: Final = 0.05
 _NS: Final = 1_000_000_000
@@ -31,18 +35,19 @@ _ETCD_TIMEOUT_SHARE: Final = 0.25
 
 
 class Cluster:
-    """Implements cluster.member.Partitions, api.routing.Places and api.cluster.ClusterFace for a node."""
+    """Implements cluster.member.Partitions, api.routing.Places and api.cluster.ClusterFace for a node.
+
+    All nodes have the journal in one database. See own_journals.py for those that have one each.
+    """
 
     room: Final = "cluster"
     shared = True
     exit_code = 0
-    recoveries: Final[Mapping[int, NodeRecovery]] = {}
 
     def __init__(self, node: Node, api: str) -> None:
         config = node.config.cluster
-        assert isinstance(node.store, PostgresStore)
-        self._node, self._store, self._log = node, node.store, get("knhk.cluster")
-        self.partitions, self._grace_s = config.partitions, config.handover_grace_ns / _NS
+        self._node, self._log = node, get("knhk.cluster")
+        self._grace_s = config.handover_grace_ns / _NS
         ttl_s = config.lease_ttl_ns // _NS
         self.wait_s = 4.0 * ttl_s
         self._halted: dict[int, str] = {}
@@ -54,9 +59,16 @@ class Cluster:
             node.clock.now_ns(),
             protocol=view.PROTOCOL,
             least=view.LEAST,
+            own_journal=not self.shared,
         )
         self.member = Member(
-            Settings(f"/knhk/{config.name}", config.partitions, ttl_s),
+            Settings(
+                f"/knhk/{config.name}",
+                config.partitions,
+                ttl_s,
+                movable=bool(node.config.recovery.backup_to),
+                takeover=config.takeover,
+            ),
             entry,
             Etcd(config.etcd, ttl_s * _ETCD_TIMEOUT_SHARE),
             self,
@@ -68,6 +80,20 @@ class Cluster:
         self.workers = RoutedWorkers(node.workers, self.router)
         self._turn = 0
 
+    @property
+    def _store(self) -> "PostgresStore":
+        return cast("PostgresStore", self._node.store)
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions there are."""
+        return self.member.partitions
+
+    @property
+    def recoveries(self) -> Mapping[int, NodeRecovery]:
+        """What takes snapshots, by partition."""
+        return {}
+
     # -- as the membership sees it
 
     async def take(self, partition: int) -> int:
@@ -76,8 +102,7 @@ class Cluster:
         engine = self._node.engine_of(partition)
         engine.signals.elsewhere = self._give_event
         await self._node.start_engine(partition, engine)
-        assert engine.halted is not None
-        engine.halted.add_done_callback(lambda halted: self._has_halted(partition, engine, halted.result()))
+        self._watch(partition, engine)
         return self._store.epoch_of(partition)
 
     async def give_up(self, partition: int) -> None:
@@ -92,6 +117,10 @@ class Cluster:
         if engine is not None:
             await engine.stop()
             self._store.release(partition)
+
+    def _watch(self, partition: int, engine: Engine) -> None:
+        assert engine.halted is not None
+        engine.halted.add_done_callback(lambda halted: self._has_halted(partition, engine, halted.result()))
 
     def _has_halted(self, partition: int, engine: Engine, error: KnhkError) -> None:
         if self._node.engines.get(partition) is not engine:
@@ -147,7 +176,11 @@ class Cluster:
     def is_there(self, url: str) -> bool:
         return any(node.api == url for node in self.member.view.nodes.values())
 
-    def listing(self, partition: int) -> Control:
+    def absent(self, partition: int) -> str:
+        """Why nobody will own a partition soon; empty if it is worth waiting."""
+        return ""
+
+    def listing(self, partition: int) -> Control | None:
         control = self.local(partition)
         if control is not None:
             return control
@@ -205,19 +238,22 @@ class Cluster:
         await self.member.drain(node_id, drained=drained)
 
     async def rebalance(self) -> int:
-        for node_id in self.member.view.drained:
-            await self.member.drain(node_id, drained=False)
         seen = self.member.view
-        return moving(seen, type(seen)(seen.nodes, seen.owners).wanted(self.partitions))
+        for node_id in seen.drained:
+            await self.member.drain(node_id, drained=False)
+        return moving(seen, self.member.wanted(msgspec.structs.replace(seen, drained=frozenset())))
 
     # -- as the server sees it
 
     async def start(self) -> None:
         """Join the cluster."""
-        await self._store.open()
+        await self._open()
         await self._node.open_blobs()
         await self._node.refuse_retired_key()
         await self.member.start()
+
+    async def _open(self) -> None:
+        await self._store.open()
 
     async def leave(self, grace_s: float) -> None:
         """Give everything away, then leave."""

@@ -28,7 +28,7 @@ async def status(cluster: "Cluster") -> dict[str, Any]:
     view, known = await _view(cluster)
     said = await _asked(cluster, view)
     etcd = await states
-    wanted = view.wanted(cluster.partitions)
+    wanted = member.wanted(view)
     counted = Counter(held.owner.node_id for held in view.owners.values())
     now = member.now()
     return {

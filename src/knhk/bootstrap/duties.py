@@ -1,7 +1,7 @@
 """The background duties of a server, in the order in which they start; they stop in the opposite one."""
 
 from knhk.bootstrap import observability
-from knhk.bootstrap.clustered import is_clustered
+from knhk.bootstrap.clustered import has_own_journal, shares_journal
 from knhk.bootstrap.node import Node
 from knhk.bootstrap.protection import NodeProtection
 from knhk.bootstrap.recovery import NodeRecovery
@@ -16,8 +16,8 @@ def duties_of(
 
     Those that follow the journal of a data directory are not for a node that `shares` a database with others.
     """
-    if is_clustered(node.config):
+    if shares_journal(node.config):
         return [*observability.duties(node), monitor]
-    if shares and node.config.persistence.url:
+    if has_own_journal(node.config) or (shares and node.config.persistence.url):
         return list(observability.duties(node))
     return [*observability.duties(node), *recovery.duties, *protection.duties, monitor]

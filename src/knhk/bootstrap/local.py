@@ -11,18 +11,14 @@ import msgspec
 from knhk.api.partitions import partition_handlers
 from knhk.api.routed_workers import RoutedWorkers
 from knhk.api.router import Router, give_event
+from knhk.bootstrap.guest import Guest, config_of
 from knhk.bootstrap.node import Node
-from knhk.bootstrap.protection import NodeProtection
 from knhk.bootstrap.recovery import NodeRecovery
-from knhk.bootstrap.stores import open_store
 from knhk.config import Config, Loaded
 from knhk.domain.errors import DataDirectoryInUse, KnhkError, Refused
 from knhk.engine.control import Control
 from knhk.engine.service import Engine
-from knhk.engine.signals import Elsewhere
 from knhk.observability.logs import get
-from knhk.persistence.partition_directories import directory_of
-from knhk.ports.duty import Duty
 from knhk.ports.scaler import Processes
 from knhk.processes.assignment import homes
 from knhk.processes.channel import Channel, Plan, Report
@@ -103,6 +99,10 @@ class Local:
 
     def is_there(self, url: str) -> bool:
         return url in self._plan.apis.values()
+
+    def absent(self, partition: int) -> str:
+        """Never: a process that has died is started again."""
+        return ""
 
     def listing(self, partition: int) -> Control | None:
         if not self.shared or partition in self._node.engines:
@@ -229,7 +229,8 @@ class Local:
     async def _take(self, partition: int) -> None:
         while self._plan.wanted.get(partition) == self._node.partition:
             try:
-                guest = await Guest.start(self._node, self._config, partition, self._give_event)
+                config = config_of(self._config, partition)
+                guest = await Guest.start(self._node, config, partition, self._give_event)
                 break
             except KnhkError as error:
                 self._trouble[partition] = error.message
@@ -292,71 +293,6 @@ class LocalScaler:
         return self._local.others()
 
 
-class Guest:
-    """A partition in the process of another one, with what works by itself for its data directory."""
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.recovery: NodeRecovery | None = None
-        self._duties: list[Duty] = []
-        if not node.config.persistence.url:
-            self.recovery = NodeRecovery(node)
-            self._duties = [*self.recovery.duties, *NodeProtection(node).duties]
-
-    @classmethod
-    async def start(cls, host: Node, config: Config, partition: int, give_event: Elsewhere) -> "Guest":
-        """Take a partition over. Raises what opening its store raises."""
-        config = config_of(config, partition)
-        if config.persistence.url:
-            await host.store.acquire(partition)
-            store = host.store
-        else:
-            store = await asyncio.to_thread(open_store, config)
-        guest = cls(Node(config, partition, beside=host, store=store))
-        if config.persistence.url:
-            guest.node.engine.signals.elsewhere = give_event
-        try:
-            await guest.node.start()
-            for duty in guest._duties:
-                await duty.start()
-        except BaseException:
-            await guest.stop()
-            raise
-        return guest
-
-    async def stop(self) -> None:
-        """Stop at once."""
-        for duty in reversed(self._duties):
-            await duty.stop()
-        await self.node.leave()
-
-
-def config_of(config: Config, partition: int) -> Config:
-    """The configuration of a partition that has a data directory of its own: all that belongs to it has its own place.
-
-    In a database all partitions are together.
-    """
-    persistence, recovery = config.persistence, config.recovery
-    if not partition or persistence.url:
-        return config
-    own = f"partition-{partition}"
-    changes = {
-        "persistence": persistence.model_copy(
-            update={
-                "path": directory_of(persistence.path, partition),
-                "archive": _below(persistence.archive, own),
-            }
-        ),
-        "recovery": recovery.model_copy(
-            update={
-                "checkpoint_path": recovery.checkpoint_path / own,
-                "backup_to": _below(recovery.backup_to, own),
-            }
-        ),
-    }
-    return config.model_copy(update=changes)
-
-
 def loaded_of(loaded: Loaded, process: int) -> Loaded:
     """The configuration of a process: that of the partition of the same number, and a place for its own diagnostics."""
     config, diagnostics = config_of(loaded.config, process), loaded.config.diagnostics
@@ -364,7 +300,3 @@ def loaded_of(loaded: Loaded, process: int) -> Loaded:
         own = diagnostics.model_copy(update={"path": diagnostics.path / f"process-{process}"})
         config = config.model_copy(update={"diagnostics": own})
     return replace(loaded, config=config)
-
-
-def _below(url: str, name: str) -> str:
-    return f"{url.rstrip('/')}/{name}" if url else ""

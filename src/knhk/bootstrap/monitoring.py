@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 
-from knhk.bootstrap.clustered import is_clustered
+from knhk.bootstrap.clustered import shares_journal
 from knhk.bootstrap.node import PARTITION, Node
 from knhk.bootstrap.stores import projections_of
 from knhk.config.monitoring_section import AlertChannel, Monitoring
@@ -34,7 +34,7 @@ def monitor_of(node: Node) -> Monitor:
         partition=node.partition,
         progress=node.engine.projector,
     )
-    if is_clustered(node.config):
+    if shares_journal(node.config):
         _share(node, monitor)
     else:
         node.folds.append(level)
@@ -61,7 +61,7 @@ def _share(node: Node, monitor: Monitor) -> None:
 
 def _source_of(node: Node) -> str:
     """Who an alert is about: the node, or the cluster, whose leaders come and go."""
-    return node.config.cluster.name if is_clustered(node.config) else node.config.platform.node_id
+    return node.config.cluster.name if shares_journal(node.config) else node.config.platform.node_id
 
 
 def _targets(settings: Monitoring) -> Targets:

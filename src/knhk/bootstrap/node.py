@@ -3,7 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +12,7 @@ import uvloop
 from knhk.actions.catalogue import catalogue
 from knhk.actions.registry import Registry
 from knhk.bootstrap.blobs import blobs_of
-from knhk.bootstrap.clustered import is_clustered
+from knhk.bootstrap.clustered import has_own_journal, shares_journal
 from knhk.bootstrap.stores import open_store, projections_of
 from knhk.config import Config, Loaded
 from knhk.domain.compile_triggers import SECRETS
@@ -30,6 +30,7 @@ from knhk.persistence.partition_directories import partitions_in
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.platform.clock import SystemClock
 from knhk.platform.ids import SnowflakeIds
+from knhk.ports.append import Append
 from knhk.ports.blobs import Blobs, NoBlobs
 from knhk.ports.fold import Fold
 from knhk.security.signing import Ed25519Signer
@@ -43,7 +44,7 @@ PARTITION: Final = 0
 _MILLISECOND_NS: Final = 1_000_000
 
 
-_OF_SEVERAL: Final = "several processes or partitions of one machine have a data directory each, and share no blobs"
+_OF_SEVERAL: Final = "several processes, partitions or nodes have a data directory each, and share no blobs"
 
 
 class Node:
@@ -72,7 +73,13 @@ class Node:
         own: Blobs = beside.area or beside.blobs if beside is not None and shared else self._own_blobs()
         self.area: BlobArea | None = own if isinstance(own, BlobArea) else None
         """Where the blobs of this node's runs are."""
-        several = beside is not None or partition or config.platform.processes != "1" or _partitions_in(config) > 1
+        several = (
+            beside is not None
+            or partition
+            or config.platform.processes != "1"
+            or has_own_journal(config)
+            or _partitions_in(config) > 1
+        )
         self.blobs: Blobs = NoBlobs(_OF_SEVERAL) if several and not config.persistence.url else own
         """What actions, and those who submit, may use of it."""
         self.registry: Registry = (
@@ -85,7 +92,7 @@ class Node:
 
     def _own_blobs(self) -> BlobArea | NoBlobs:
         persistence = self.config.persistence
-        if is_clustered(self.config) and persistence.encryption:
+        if shares_journal(self.config) and persistence.encryption:
             return NoBlobs("the nodes of a cluster do not share a key ring, and `persistence.encryption` is on")
         return blobs_of(persistence, self.store, lambda: self.ids.next_id(self.partition), self.clock.now_ns)
 
@@ -103,6 +110,8 @@ class Node:
         """The remote workers of all engines."""
         self.engines: dict[int, Engine] = {}
         """The engines that run, by partition."""
+        self.guard: Callable[[Append], Append] = lambda append: append
+        """What the commits of those beside this node go through."""
         self.stores = {self.partition: self.store}
         """The stores of this process, by partition; one in a database serves all."""
 
@@ -110,7 +119,7 @@ class Node:
         self.clock, self.signer, self.ids = other.clock, other.signer, other.ids
         self.metrics, self.uptime, self.commits = other.metrics, other.uptime, other.commits
         self.folds, self.rejections, self.workers = [self.metrics], other.rejections, other.workers
-        self.engines, self.stores = other.engines, other.stores
+        self.engines, self.stores, self.guard = other.engines, other.stores, other.guard
         self.stores[self.partition] = self.store
 
     def engine_of(self, partition: int) -> Engine:
@@ -118,7 +127,7 @@ class Node:
         engine = Engine(
             settings(self.config, partition),
             self.registry,
-            append=self.store if self.keeper is None else self.keeper,
+            append=self.guard(self.store if self.keeper is None else self.keeper),
             journal=self.store,
             projections=projections_of(self.store, partition),
             storage=self.store,
@@ -179,11 +188,15 @@ class Node:
             await engine.stop()
         await self.store.close()
 
-    async def leave(self) -> None:
-        """Stop a node that stands beside another one, which goes on."""
+    async def halt(self) -> None:
+        """Stop the engine; the store stays open."""
         engine = self.engines.pop(self.partition, None)
         if engine is not None:
             await engine.stop()
+
+    async def leave(self) -> None:
+        """Stop a node that stands beside another one, which goes on."""
+        await self.halt()
         del self.stores[self.partition]
         if isinstance(self.store, RocksDbStore):
             await self.store.close()

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from knhk import __version__
+from knhk.bootstrap.clustered import has_own_journal
 from knhk.bootstrap.diagnostics import NodeDiagnostics
 from knhk.bootstrap.node import Node
 from knhk.bootstrap.recovery import NodeRecovery
+from knhk.domain.errors import Unavailable
 from knhk.domain.histogram import merged
 from knhk.engine.service import Engine
 from knhk.monitoring.monitor import Monitor
@@ -82,11 +84,14 @@ class NodeOperations:
         return self._node.metrics.exposition(accept)
 
     async def checkpoint(self) -> Mapping[str, Any]:
+        own = {} if has_own_journal(self._node.config) else {self._node.partition: self._recovery}
         guests = {} if self._company is None else self._company.recoveries
         written = []
-        for partition, recovery in {self._node.partition: self._recovery, **guests}.items():
+        for partition, recovery in {**own, **guests}.items():
             snapshot = await recovery.snapshots.take()
             written.append({"partition": partition, "path": str(snapshot.path), "height": snapshot.height})
+        if not written:
+            raise Unavailable("this node has no partition just now", retry_after_s=1.0)
         first = {"path": written[0]["path"], "height": written[0]["height"]}
         return first if self._company is None else {**first, "partitions": written}
 
@@ -118,6 +123,11 @@ class NodeOperations:
         checks = next((one for one in found if one["persistence"] != OK), self._node.engine.health())
         return checks if self._company is None else {**checks, self._company.room: self._company.health()}
 
+    def _recovery_figures(self) -> dict[str, float]:
+        if self._company is None or not has_own_journal(self._node.config):
+            return self._recovery.figures()
+        return _worst([self._recovery.figures(), *(one.figures() for one in self._company.recoveries.values())])
+
     def _readings(self) -> Readings:
         node = self._node
 
@@ -141,8 +151,19 @@ class NodeOperations:
             steps_waiting=total(lambda engine: engine.executor.waiting),
             free_bytes=node.store.free_bytes,
             checks=self._checks,
-            recovery=self._recovery.figures,
+            recovery=self._recovery_figures,
         )
+
+
+def _worst(figures: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Figures of several journals: what is counted is added, of all else the greatest is taken."""
+    found: dict[str, float] = {}
+    for one in figures:
+        for name, value in one.items():
+            known = found.get(name)
+            total = name.endswith("_total")
+            found[name] = value if known is None else known + value if total else max(known, value)
+    return found
 
 
 def _added(figures: Iterable[Mapping[str, float]]) -> dict[str, float]:

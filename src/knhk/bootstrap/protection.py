@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from knhk.bootstrap.clustered import is_clustered
+from knhk.bootstrap.clustered import shares_journal
 from knhk.bootstrap.node import Node
 from knhk.bootstrap.stores import KEY_FILE, key_wrapper
 from knhk.config.sections import Persistence
@@ -42,7 +42,7 @@ class NodeProtection:
             self.keys = KeyManagement(ring, store, reencryption, clock, partial(_renewal, persistence, ring), area)
             self.duties.append(reencryption)
         self.erasure = Erasure(node.engine, clock, encrypting, store.note_ring)
-        self.retention = None if shares or is_clustered(node.config) else _retention_of(node, store)
+        self.retention = None if shares or shares_journal(node.config) else _retention_of(node, store)
         self.duties += [] if self.retention is None else [self.retention]
         if node.keeper is not None and area is not None:
             grace_ns, archiving = persistence.blobs.grace_ns, bool(persistence.archive)

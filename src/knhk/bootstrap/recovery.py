@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from knhk.bootstrap.blobs import blob_path
-from knhk.bootstrap.clustered import is_clustered
+from knhk.bootstrap.clustered import is_clustered, shares_journal
 from knhk.bootstrap.node import PARTITION, Node
 from knhk.bootstrap.stores import open_store, postgres_options, store_options
 from knhk.config import Config
@@ -31,7 +31,7 @@ class NodeRecovery:
 
     def __init__(self, node: Node, config_file: Path | None = None) -> None:
         self._is_database = bool(node.config.persistence.url)
-        self._leads = node.partition == PARTITION
+        self._leads = node.partition == PARTITION and not is_clustered(node.config)
         self.snapshots = snapshots_of(node)
         self.shipper = shipper_of(node)
         self.drills = drills_of(node, config_file)
@@ -141,9 +141,9 @@ def shipper_of(node: Node) -> Shipper | None:
     recovery = node.config.recovery
     if not recovery.backup_to:
         return None
-    if is_clustered(node.config):
+    if shares_journal(node.config):
         raise InvalidConfiguration(
-            "recovery.backup_to ships the journal of a node that works alone, and this one is one of a cluster",
+            "recovery.backup_to ships a node's own journal, and this node is one of a cluster that shares a database",
             hint="Leave it empty, and archive the database's own log (PostgreSQL: continuous archiving).",
         )
     return Shipper(

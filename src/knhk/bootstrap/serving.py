@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from knhk import __version__
-from knhk.bootstrap.clustered import complaint, is_clustered, own_url
+from knhk.bootstrap.clustered import complaint, has_own_journal, is_clustered, own_url
 from knhk.bootstrap.diagnostics import NodeDiagnostics
 from knhk.bootstrap.duties import duties_of
 from knhk.bootstrap.forces import force_of, objection
@@ -80,15 +80,16 @@ async def serve_on(loaded: Loaded, sockets: Sockets, seat: "Seat | None" = None)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    node = Node(config) if seat is None else Node(config, seat.number)
+    node = _node_of(config, seat)
     recovery = NodeRecovery(node, loaded.path)
-    protection = NodeProtection(node, shares=seat is not None and bool(config.persistence.url))
+    shares = has_own_journal(config) or (seat is not None and bool(config.persistence.url))
+    protection = NodeProtection(node, shares=shares)
     monitor = monitor_of(node)
-    company = _company_of(node, sockets.api, stopping, seat)
+    company = _company_of(node, config, sockets.api, stopping, seat)
     duties = duties_of(node, recovery, protection, monitor, shares=company is not None)
     diagnostics = NodeDiagnostics(loaded, node)
     scaling = _scaling_of(node, company)
-    if seat is None or seat.number == PARTITION:
+    if (seat is None or seat.number == PARTITION) and not has_own_journal(config):
         duties.append(scaling.autoscaler)
     operations = NodeOperations(node, duties, recovery, stopping, diagnostics, monitor, company)
     operations_server = diagnostics.server(operations, monitor, sockets.operations)
@@ -176,18 +177,33 @@ def _scaling_of(node: Node, company: "Cluster | Local | None") -> NodeScaling:
     return NodeScaling(node, cluster, processes)
 
 
+def _node_of(config: Config, seat: "Seat | None") -> Node:
+    if seat is not None:
+        return Node(config, seat.number)
+    if has_own_journal(config):
+        from knhk.bootstrap.own_journals import node_config
+
+        config = node_config(config)
+    return Node(config)
+
+
 def _company_of(
-    node: Node, api_socket: socket.socket, stopping: asyncio.Event, seat: "Seat | None"
+    node: Node, config: Config, api_socket: socket.socket, stopping: asyncio.Event, seat: "Seat | None"
 ) -> "Cluster | Local | None":
     if seat is not None:
         from knhk.bootstrap.local import Local
 
         return Local(node, seat, stopping)
-    if not is_clustered(node.config):
+    if not is_clustered(config):
         return None
+    url = own_url(config, api_socket.getsockname()[1])
+    if has_own_journal(config):
+        from knhk.bootstrap.own_journals import OwnJournals
+
+        return OwnJournals(node, url, config)
     from knhk.bootstrap.cluster import Cluster
 
-    return Cluster(node, own_url(node.config, api_socket.getsockname()[1]))
+    return Cluster(node, url)
 
 
 async def _until_stopped(node: Node, company: "Cluster | Local | None", config: Config, stopping: asyncio.Event) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from knhk.bootstrap.clustered import is_clustered
+from knhk.bootstrap.clustered import shares_journal
 from knhk.config import Config
 from knhk.config.sections import Persistence
 from knhk.domain.errors import InvalidConfiguration, JournalCorrupt
@@ -37,7 +37,7 @@ def open_store(config: Config, *, read_only: bool = False) -> "RocksDbStore | Po
         EncryptionKeyUnavailable, KeyRingCorrupt: it is encrypted, and its keys are not at hand or damaged.
         InvalidConfiguration: as postgres_store says, or a cluster is to be encrypted.
     """
-    if config.persistence.encryption and is_clustered(config):
+    if config.persistence.encryption and shares_journal(config):
         raise InvalidConfiguration(
             "persistence.encryption is for a node that works alone, and this one is one of a cluster",
             hint="Set it to false, and have PostgreSQL's disk encrypted.",

@@ -251,6 +251,8 @@ def list_workflows(
             # A page reads a bounded part of the journal and may be short although more follow.
             page = client.request("GET", "/workflows", query={**query, "limit": limit - len(found), "cursor": cursor})
             found += page["workflows"]
+            for what in page.get("unanswered", ()):
+                note(f"not in this list: {what}")
             cursor = page["next_cursor"]
             if cursor is None or len(found) >= limit:
                 break

@@ -77,6 +77,11 @@ class Etcd:
         mine = {"key": _encoded(key), "target": "LEASE", "result": "EQUAL", "lease": str(lease)}
         return await self._transact(mine, {"request_delete_range": {"key": _encoded(key)}})
 
+    async def put_while(self, guard: str, lease: int, values: Mapping[str, tuple[str, int]]) -> bool:
+        """Set keys, each with the lease that it lives by, if the guard lives by its lease; False if it does not."""
+        mine = {"key": _encoded(guard), "target": "LEASE", "result": "EQUAL", "lease": str(lease)}
+        return await self._transact(mine, *({"request_put": _put(key, *value)} for key, value in values.items()))
+
     async def members(self) -> list[State]:
         """What each endpoint says of itself."""
         return list(await asyncio.gather(*map(self._state, self.endpoints)))
@@ -102,8 +107,8 @@ class Etcd:
         """Release the connections."""
         await self._client.aclose()
 
-    async def _transact(self, condition: Mapping[str, str], action: Mapping[str, Any]) -> bool:
-        answer = await self._call("/v3/kv/txn", {"compare": [condition], "success": [action]})
+    async def _transact(self, condition: Mapping[str, str], *actions: Mapping[str, Any]) -> bool:
+        answer = await self._call("/v3/kv/txn", {"compare": [condition], "success": actions})
         return bool(answer.get("succeeded", False))
 
     async def _call(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:

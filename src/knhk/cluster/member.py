@@ -18,8 +18,8 @@ import msgspec
 
 from knhk.cluster import view as views
 from knhk.cluster.etcd import Etcd
-from knhk.cluster.view import Held, Node, Owner, View
-from knhk.domain.errors import CoordinationUnavailable, IncompatibleVersion, KnhkError
+from knhk.cluster.view import Held, Home, Node, Owner, View
+from knhk.domain.errors import CoordinationUnavailable, Fenced, IncompatibleVersion, KnhkError
 from knhk.ports.environment import Clock
 
 TICKS: Final = 16
@@ -46,11 +46,17 @@ class Partitions(Protocol):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What a member is told: `prefix` is the cluster's place in etcd, `ttl_s` the time to live of leases."""
+    """What a member is told: `prefix` is the cluster's place in etcd, `ttl_s` the time to live of leases.
+
+    Where each node has its own journal, `partitions` does not count: each has one. `movable` and `takeover`: see
+    View.at_home.
+    """
 
     prefix: str
     partitions: int
     ttl_s: int
+    movable: bool = False
+    takeover: bool = False
 
 
 class Member:
@@ -78,6 +84,10 @@ class Member:
         self._partitions, self._clock, self._note, self.now = partitions, clock, note, monotonic
         self._lease = 0
         self._renewed_at = self.deadline = 0.0
+        self.gone: dict[str, float] = {}
+        """Since when nodes that have a journal are not there (`now`)."""
+        self.stuck: dict[int, str] = {}
+        """Why partitions could not be moved, the last time that it was tried."""
         self._moving: dict[int, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._guard: asyncio.Task[None] | None = None
@@ -137,6 +147,21 @@ class Member:
         return partition in self.owned and self.now() < self.deadline
 
     @property
+    def partitions(self) -> int:
+        """How many partitions there are."""
+        return max(self.view.homes, default=-1) + 1 if self.node.own_journal else self.settings.partitions
+
+    def wanted(self, view: View) -> dict[int, str]:
+        """Who ought to own which partition."""
+        if not self.node.own_journal:
+            return view.wanted(self.settings.partitions)
+        return view.at_home(movable=self.settings.movable, takeover=self.settings.takeover)
+
+    def holds(self, _partition: int) -> bool:
+        """Whether what this node owns is certainly its own in this very moment, whatever it did not hear of."""
+        return self._lease != 0 and self.now() < self.deadline
+
+    @property
     def leads(self) -> bool:
         """Whether this node alone does what must be done once."""
         return views.LEADING in self.owned
@@ -169,10 +194,45 @@ class Member:
 
     async def _tick(self) -> None:
         await self._keep_lease()
+        await self.look()
+        if self._lease and not self._stopping:
+            if self.node.own_journal and not self.node.leaving:
+                await self._have_a_home()
+            await self._reconcile()
+
+    async def look(self) -> None:
+        """Read what is in etcd now. Raises CoordinationUnavailable."""
         entries = await self.etcd.under(f"{self.settings.prefix}/")
         self.view, self.read_at = views.read(entries, self.settings.prefix), self.now()
-        if self._lease and not self._stopping:
-            await self._reconcile()
+        holders = {home.holder for home in self.view.homes.values()} - set(self.view.nodes)
+        self.gone = {name: self.gone.get(name, self.read_at) for name in holders}
+
+    async def _have_a_home(self) -> None:
+        """Make a partition of this node's own, if it has none: the first number that is free."""
+        me, homes = self.node.node_id, self.view.homes
+        if any(home.origin == me for home in homes.values()):
+            return
+        number = views.free_number(homes)
+        if await self.etcd.create(self._home_key(number), _json(Home(me, me)), 0):
+            self._note(f"partition {number} is this node's own")
+        await self.look()
+
+    async def home(self, partition: int) -> Home:
+        """Where a partition's journal is, as etcd has it now. Nobody changes that but the owner of the partition.
+
+        Raises CoordinationUnavailable.
+        """
+        key = self._home_key(partition)
+        return msgspec.json.decode((await self.etcd.under(key))[key].value, type=Home)
+
+    async def settle(self, partition: int, home: Home) -> None:
+        """Write down where the journal of a partition is, of which this node has the owner key.
+
+        Raises Fenced if it is another's by now, CoordinationUnavailable.
+        """
+        values = {self._home_key(partition): (_json(home), 0)}
+        if not await self.etcd.put_while(self._owner_key(partition), self._lease, values):
+            raise Fenced(f"partition {partition} was taken over by another node")
 
     async def _keep_lease(self) -> None:
         now = self.now()
@@ -205,6 +265,11 @@ class Member:
         me = self.node
         view = views.read(await self.etcd.under(f"{self.settings.prefix}/nodes/"), self.settings.prefix)
         other = view.against(me)
+        if other is not None and other.own_journal != me.own_journal:
+            raise IncompatibleVersion(
+                f"this node has {_journal(me)}, and node {other.node_id!r} of the same cluster has {_journal(other)}",
+                hint="Set persistence.url on all nodes or on none, or give this cluster another cluster.name.",
+            )
         if other is not None:
             raise IncompatibleVersion(
                 f"version {me.version} (protocol {me.protocol}, at least {me.least}) does not work with node "
@@ -212,9 +277,9 @@ class Member:
             )
 
     async def _reconcile(self) -> None:
-        wanted = self.view.wanted(self.settings.partitions)
+        wanted = self.wanted(self.view)
         me = self.node.node_id
-        for partition in range(self.settings.partitions):
+        for partition in range(self.partitions):
             if partition in self._moving or len(self._moving) >= _AT_ONCE:
                 continue
             held, ought = self.view.owners.get(partition), wanted.get(partition)
@@ -266,8 +331,11 @@ class Member:
         async def moving() -> None:
             try:
                 await work
+                self.stuck.pop(partition, None)
             except KnhkError as error:
-                self._note(f"partition {partition}: {error.message}")
+                if self.stuck.get(partition) != error.message:
+                    self._note(f"partition {partition}: {error.message}")
+                self.stuck[partition] = error.message
             finally:
                 self._moving.pop(partition, None)
 
@@ -289,11 +357,18 @@ class Member:
     def _owner_key(self, partition: int) -> str:
         return f"{self.settings.prefix}/owners/{partition}"
 
+    def _home_key(self, partition: int) -> str:
+        return f"{self.settings.prefix}/homes/{partition}"
+
     async def drain(self, node_id: str, *, drained: bool) -> None:
         """Have a node give its partitions to the others, or take part again. Raises CoordinationUnavailable."""
         key = f"{self.settings.prefix}/drained/{node_id}"
         await (self.etcd.put(key, self.node.node_id) if drained else self.etcd.delete(key))
 
 
-def _json(value: Node | Owner) -> str:
+def _json(value: Node | Owner | Home) -> str:
     return msgspec.json.encode(value).decode()
+
+
+def _journal(node: Node) -> str:
+    return "a journal of its own" if node.own_journal else "its journal in a database"

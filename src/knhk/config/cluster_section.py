@@ -7,7 +7,7 @@ from knhk.domain.units import SECOND
 
 
 class Cluster(Section):
-    """Several nodes as one: needs etcd, and a journal in PostgreSQL (`persistence.url`)."""
+    """Several nodes as one: needs etcd. The journal is in PostgreSQL (`persistence.url`), or each node has its own."""
 
     mode: bool = Field(default=False, description="Run as one node of a cluster.")
     etcd: tuple[str, ...] = Field(
@@ -20,7 +20,11 @@ class Cluster(Section):
         description="The cluster's name in etcd, so that several can share one etcd.",
     )
     partitions: int = Field(
-        default=64, ge=1, le=1024, description="Partitions of the journal; the same on every node, and never changed."
+        default=64,
+        ge=1,
+        le=1024,
+        description="Partitions of a journal in PostgreSQL; the same on every node, and never changed. Where each node "
+        "has its own journal, that is one partition.",
     )
     lease_ttl_ns: Duration = Field(
         default=5 * SECOND,
@@ -29,6 +33,11 @@ class Cluster(Section):
     )
     handover_grace_ns: Duration = Field(
         default=5 * SECOND, ge=0, description="How long a partition that moves waits for its runs to end or to rest."
+    )
+    takeover: bool = Field(
+        default=False,
+        description="Where each node has its own journal: whether others may restore that of a lost node from what was "
+        "shipped to `recovery.backup_to`, without what had not arrived there. The same on every node.",
     )
     advertise: str = Field(
         default="",

@@ -13,9 +13,9 @@
     │       IncompatibleVersion
     ├── Unavailable     a part is down; retry later (retryable)                         HTTP 503, exit 6
     │   ├── StorageUnavailable, DiskFull, ShuttingDown, ServerUnreachable, BackupUnavailable,
-    │       CoordinationUnavailable, PartitionMoving, Unsupported and EncryptionKeyUnavailable (not retryable)
+    │       CoordinationUnavailable, PartitionMoving, NodeGone; not retryable: Unsupported, EncryptionKeyUnavailable
     └── Corrupt         stored data is not what was written; halt, never retry          HTTP 500, exit 7
-        ├── ReceiptCorrupt, JournalCorrupt, BackupCorrupt, KeyRingCorrupt
+        ├── ReceiptCorrupt, JournalCorrupt, JournalMissing, BackupCorrupt, KeyRingCorrupt
 
 Each leaf has a stable code, a page in docs/errors.md and a hint that says what to do next.
 """
@@ -249,6 +249,11 @@ class PartitionMoving(Unavailable):
     hint = "Send the request again in a moment: another node of the cluster is about to own the workflow."
 
 
+class NodeGone(PartitionMoving):
+    code, title = "KNHK-5022", "The node that has the journal is gone"
+    hint = "Start that node again: its runs go on from its journal. `cluster.takeover` lets others restore it."
+
+
 class Corrupt(KnhkError):
     code, title = "KNHK-6000", "Stored data is corrupt"
 
@@ -261,6 +266,11 @@ class ReceiptCorrupt(Corrupt):
 class JournalCorrupt(Corrupt):
     code, title = "KNHK-6002", "The journal is damaged"
     hint = "Keep the data directory as it is, run `knhk verify --full`, and restore from a backup."
+
+
+class JournalMissing(Corrupt):
+    code, title = "KNHK-6004", "The journal of a partition is missing"
+    hint = "Put the directory back, or restore it: `knhk recover --data DIRECTORY --segments PLACE/partition-N`."
 
 
 class BackupCorrupt(Corrupt):

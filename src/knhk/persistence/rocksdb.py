@@ -161,6 +161,17 @@ class RocksDbStore(ProjectionRows):
         self._epochs[partition] = epoch
         return Ownership(partition, epoch, await self.head(partition))
 
+    def epoch_of(self, partition: int) -> int:
+        """The epoch of the partition's last owner, 0 if it never had one."""
+        return self._epoch(partition)
+
+    async def raise_epoch(self, partition: int, epoch: int) -> None:
+        """Have the next owner's epoch be greater than this one, which was given out elsewhere."""
+        self._require_writer()
+        if self._epoch(partition) < epoch:
+            await self._write_durably("meta", epoch_key(partition), NUMBER.pack(epoch))
+            self._epochs.pop(partition, None)
+
     async def register_key(self, key: PublicKey) -> None:
         self._require_writer()
         await self._write_durably("keys", key.key_id.encode(), _ENCODER.encode(key))

@@ -111,10 +111,14 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Runs, newest first. `next_cursor` is where the next page begins, None after the last."""
+    """Runs, newest first. `next_cursor` is where the next page begins, None after the last.
+
+    `unanswered` says which nodes of a cluster did not answer: their runs are missing.
+    """
 
     workflows: list[Run]
     next_cursor: str | None = None
+    unanswered: list[str] = msgspec.field(default_factory=list)
 
 
 class Receipt(msgspec.Struct, frozen=True):
