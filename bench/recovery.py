@@ -24,7 +24,7 @@ from knhk.engine.control import Submission
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.recovery import backups, restore
 from knhk.recovery.places import Place
-from knhk.recovery.recover import Recovered, Segments, recover
+from knhk.recovery.recover import Part, Recovered, Segments, recover
 from knhk.security.signing import verify
 
 AT_ONCE = 256
@@ -84,10 +84,10 @@ def _restore(config: Config, source: str | None, place: Place) -> tuple[float, R
         return store
 
     began = time.perf_counter()
+    base = None if source is None else restore.find(source, None, verify)
     recovered = recover(
         config.persistence.path,
-        None if source is None else restore.find(source, None, verify),
-        Segments(place, 0, store_options(config.persistence)),
+        [Part("", base, (Segments(place, 0, store_options(config.persistence)),))],
         pinned=None,
         check=verify,
         open_store=opened,

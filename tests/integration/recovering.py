@@ -15,7 +15,7 @@ from knhk.engine.control import Submission
 from knhk.ports.environment import PublicKey
 from knhk.recovery import restore
 from knhk.recovery.places import Place
-from knhk.recovery.recover import Recovered, Segments, recover
+from knhk.recovery.recover import Part, Recovered, Segments, recover
 from knhk.security.signing import verify
 
 HELLO = b"""\
@@ -127,8 +127,7 @@ class House:
         return await asyncio.to_thread(
             recover,
             self.data,
-            source,
-            segments,
+            [Part("", source, () if segments is None else (segments,))],
             pinned=pinned,
             check=verify,
             open_store=opened,

@@ -80,7 +80,7 @@ class World:
         self.public_keys = await house.node.store.keys()
         await house.stop()
         source = restore.find(str(self.path / "away" / NAME), None, verify)
-        with Staging(house.data, source, source.name).opened():
+        with Staging(house.data, {"": source}, source.name).opened():
             pass
         self.receipts = await self.read(house.data)
 
@@ -164,7 +164,7 @@ def exported_key(world: World, path: Path) -> str:
 def marker(world: World, path: Path) -> str:
     data = path.with_name("data")
     refuse_unfinished(data)  # the data directory is not there, as between the two renamings
-    with Staging(data, None, "x").opened():
+    with Staging(data, {}, "x").opened():
         pass
     return ""
 

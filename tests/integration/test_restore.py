@@ -74,7 +74,7 @@ async def test_a_manifest_that_promises_more_than_there_is_is_refused(prepared: 
 async def test_between_the_two_renamings_no_server_starts_and_the_same_command_goes_on(prepared: Prepared) -> None:
     house = prepared.house
     source = restore.find(str(prepared.snapshot), None, verify)
-    with Staging(house.data, source, source.name).opened() as staging:
+    with Staging(house.data, {"": source}, source.name).opened() as staging:
         staging.copy(silent)
     kept = house.data.with_name("data.before-now")
     marker = house.data.with_name("data.recovery.json")
@@ -93,7 +93,7 @@ async def test_between_the_two_renamings_no_server_starts_and_the_same_command_g
 async def test_an_interrupted_copy_goes_on_and_one_of_another_source_begins_anew(prepared: Prepared) -> None:
     house = prepared.house
     source = restore.find(str(prepared.snapshot), None, verify)
-    with Staging(house.data, source, source.name).opened() as staging:
+    with Staging(house.data, {"": source}, source.name).opened() as staging:
         staging.copy(silent)
         (staging.path / "CURRENT").write_bytes(b"half")
         staging._state.phase = "copying"

@@ -1,16 +1,20 @@
 """What a restore drill needs of the engine and of the live data directory, from the configuration."""
 
 import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from knhk.actions.catalogue import catalogue
-from knhk.bootstrap.node import PARTITION, settings
-from knhk.bootstrap.stores import open_store
+from knhk.bootstrap.node import settings
+from knhk.bootstrap.partitions import config_of
+from knhk.bootstrap.stores import open_store, postgres_store
 from knhk.config import Config
 from knhk.domain.errors import KnhkError
 from knhk.domain.event import RecordDetail
 from knhk.engine.loader import Loader
 from knhk.engine.plans import Plans
+from knhk.persistence.partition_directories import partitions_in
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.recovery.drill import Fold
 
@@ -37,15 +41,31 @@ def fold_of(config: Config) -> Fold:
     return fold
 
 
-def newest_block_ns(config: Config) -> int:
-    """When the live journal's newest block was committed (Unix time in ns); 0 if it cannot be read."""
+def newest_blocks(config: Config) -> dict[int, int]:
+    """When the newest block of each partition of the live journal was committed (Unix time in ns).
 
-    async def read(store: "RocksDbStore | PostgresStore") -> int:
-        head = await store.head(PARTITION)
-        await store.close()
-        return 0 if head is None else head.block().at_ns
+    One that cannot be read, or has no block, is left out.
+    """
+    found: dict[int, int] = {}
 
-    try:
-        return asyncio.run(read(open_store(config, read_only=True)))
-    except KnhkError:
-        return 0
+    async def read(store: "RocksDbStore | PostgresStore", partitions: Iterable[int]) -> None:
+        try:
+            for partition in partitions:
+                head = await store.head(partition)
+                if head is not None:
+                    found[partition] = head.block().at_ns
+        finally:
+            await store.close()
+
+    async def read_all() -> None:
+        if config.persistence.url:
+            store = postgres_store(config.persistence, read_only=True)
+            await read(store, sorted(await store.partitions()))
+            return
+        for partition in range(partitions_in(config.persistence.path)):
+            with suppress(KnhkError):
+                await read(open_store(config_of(config, partition), read_only=True), [partition])
+
+    with suppress(KnhkError):
+        asyncio.run(read_all())
+    return found

@@ -1,7 +1,6 @@
 """A partition in the process of another one, with a data directory of its own or in the same database."""
 
 import asyncio
-from pathlib import Path
 
 from knhk.bootstrap.node import Node
 from knhk.bootstrap.protection import NodeProtection
@@ -9,7 +8,6 @@ from knhk.bootstrap.recovery import NodeRecovery
 from knhk.bootstrap.stores import open_store
 from knhk.config import Config
 from knhk.engine.signals import Elsewhere
-from knhk.persistence.partition_directories import directory_of
 from knhk.ports.duty import Duty
 
 
@@ -62,32 +60,3 @@ class Guest:
         for duty in reversed(self.duties):
             await duty.stop()
         await self.node.leave()
-
-
-def config_of(config: Config, partition: int) -> Config:
-    """The configuration of a partition that has a data directory of its own: all that belongs to it has its own place.
-
-    In a database all partitions are together, and the first partition of a data directory is that directory.
-    """
-    if not partition or config.persistence.url:
-        return config
-    return config_at(config, partition, directory_of(config.persistence.path, partition))
-
-
-def config_at(config: Config, partition: int, path: Path) -> Config:
-    """The configuration of a partition whose data directory is at a path."""
-    persistence, recovery, own = config.persistence, config.recovery, f"partition-{partition}"
-    changes = {
-        "persistence": persistence.model_copy(update={"path": path, "archive": _below(persistence.archive, own)}),
-        "recovery": recovery.model_copy(
-            update={
-                "checkpoint_path": recovery.checkpoint_path / own,
-                "backup_to": _below(recovery.backup_to, own),
-            }
-        ),
-    }
-    return config.model_copy(update=changes)
-
-
-def _below(url: str, name: str) -> str:
-    return f"{url.rstrip('/')}/{name}" if url else ""

@@ -11,8 +11,9 @@ import msgspec
 from knhk.api.partitions import partition_handlers
 from knhk.api.routed_workers import RoutedWorkers
 from knhk.api.router import Router, give_event
-from knhk.bootstrap.guest import Guest, config_of
+from knhk.bootstrap.guest import Guest
 from knhk.bootstrap.node import Node
+from knhk.bootstrap.partitions import config_of
 from knhk.bootstrap.recovery import NodeRecovery
 from knhk.config import Config, Loaded
 from knhk.domain.errors import DataDirectoryInUse, KnhkError, Refused

@@ -15,8 +15,9 @@ from typing import Any, Final
 from knhk.api.cluster import cluster_handlers
 from knhk.api.partitions import partition_handlers
 from knhk.bootstrap.cluster import Cluster
-from knhk.bootstrap.guest import Guest, config_at
+from knhk.bootstrap.guest import Guest
 from knhk.bootstrap.node import Node
+from knhk.bootstrap.partitions import config_at
 from knhk.bootstrap.recovery import NodeRecovery
 from knhk.cluster.view import Home
 from knhk.config import Config

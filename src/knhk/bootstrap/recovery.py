@@ -2,15 +2,18 @@
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from knhk.bootstrap.blobs import blob_path
 from knhk.bootstrap.clustered import is_clustered, shares_journal
 from knhk.bootstrap.node import PARTITION, Node
+from knhk.bootstrap.partitions import config_of
 from knhk.bootstrap.stores import open_store, postgres_options, store_options
 from knhk.config import Config
 from knhk.domain.errors import InvalidConfiguration
 from knhk.persistence.blob_area import FOLDER
+from knhk.persistence.partition_directories import partitions_in
 from knhk.persistence.rocksdb_database import Counters
 from knhk.persistence.rocksdb_opening import open_database
 from knhk.persistence.scanner import Progress
@@ -22,7 +25,8 @@ from knhk.recovery.drill_duty import DrillDuty
 from knhk.recovery.durable_files import link_or_copy
 from knhk.recovery.shipper import Shipper
 from knhk.recovery.snapshot_duty import SnapshotDuty
-from knhk.recovery.snapshots import Snapshot, Snapshots
+from knhk.recovery.snapshots import Snapshot, Snapshots, prune, remove_leftovers
+from knhk.recovery.whole import OF_ALL, compose
 from knhk.security.signing import Ed25519Signer, verify
 
 
@@ -111,10 +115,18 @@ def require_empty_database(config: Config) -> None:
 
 
 async def snapshot_offline(config: Config) -> Snapshot:
-    """A snapshot of a data directory that no server holds. Raises what opening the store and taking it raises."""
+    """A snapshot of a data directory that no server holds. Raises what opening the stores and taking it raises."""
+    clock = SystemClock()
+    count = 1 if config.persistence.url else partitions_in(config.persistence.path)
+    taken = [await _snapshot_offline(config_of(config, partition), clock) for partition in range(count)]
+    if count == 1:
+        return taken[0]
+    return await asyncio.to_thread(compose_snapshot, config, clock, {one: its.path for one, its in enumerate(taken)})
+
+
+async def _snapshot_offline(config: Config, clock: SystemClock) -> Snapshot:
     store = open_store(config)
     try:
-        clock = SystemClock()
         signer = Ed25519Signer.load_or_create(config.persistence.key_path, clock.now_ns())
         await store.register_key(signer.public_key)
         directory = config.recovery.checkpoint_path
@@ -122,6 +134,16 @@ async def snapshot_offline(config: Config) -> Snapshot:
         return await Snapshots(directory, store, store, signer, clock, config.platform.node_id, blobs).take()
     finally:
         await store.close()
+
+
+def compose_snapshot(config: Config, clock: SystemClock, parts: Mapping[int, Path]) -> Snapshot:
+    """One snapshot of all partitions from one of each; the oldest such ones go. Blocks. Raises as `compose` does."""
+    signer = Ed25519Signer.load_or_create(config.persistence.key_path, clock.now_ns())
+    directory = config.recovery.checkpoint_path / OF_ALL
+    remove_leftovers(directory)
+    made = compose(parts, directory, signer, config.platform.node_id, clock.now_ns())
+    prune(directory, config.recovery.max_snapshots)
+    return made
 
 
 def drills_of(node: Node, config_file: Path | None) -> DrillDuty:

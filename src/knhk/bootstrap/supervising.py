@@ -8,6 +8,7 @@ import socket
 import sys
 from asyncio.subprocess import PIPE, Process, create_subprocess_exec
 from dataclasses import replace
+from functools import partial
 
 from knhk import __version__
 from knhk.bootstrap.forces import Force
@@ -17,14 +18,18 @@ from knhk.persistence.postgres_options import public_name
 from knhk.platform.clock import SystemClock
 from knhk.platform.serving import Serving, listen, share
 from knhk.processes.supervisor import Supervisor
+from knhk.recovery.adopt import settle
 
 
 async def supervise(loaded: Loaded, force: Force) -> int:
     """Serve with several processes until a signal or /shutdown; the exit code. Raises why they cannot start."""
+    from knhk.bootstrap.recovery import compose_snapshot
     from knhk.bootstrap.together import Together
     from knhk.ops.together import create_app
 
     config, log = loaded.config, get("knhk.serve")
+    if not config.persistence.url:
+        await asyncio.to_thread(settle, config.persistence.path)  # all of a copy, before the first process writes to it
     operations_config = config.observability
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -40,7 +45,8 @@ async def supervise(loaded: Loaded, force: Force) -> int:
         supervisor = Supervisor(
             launch, force.partitions, SystemClock(), log.warning, stop_s=config.platform.shutdown_grace_ns / 1e9
         )
-        together = Together(supervisor, stopping, in_database=bool(config.persistence.url))
+        compose = None if config.persistence.url else partial(compose_snapshot, config, SystemClock())
+        together = Together(supervisor, stopping, compose)
         server = Serving(create_app(together), listener)
         try:
             await server.start()

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -18,6 +19,7 @@ from knhk.observability.readings import ABSENT, OK, WARNING
 from knhk.ops.together import Answer, Headers
 from knhk.processes.exposition import Merger
 from knhk.processes.supervisor import Supervisor
+from knhk.recovery.snapshots import Snapshot
 from knhk.sdk.answers import error_of
 
 _ROOM: Final = "processes"
@@ -34,8 +36,11 @@ class Together:
     halted: str | None = None
     """Never: a process that can do nothing more is started again."""
 
-    def __init__(self, supervisor: Supervisor, stopping: asyncio.Event, *, in_database: bool) -> None:
-        self._supervisor, self._stopping, self._in_database = supervisor, stopping, in_database
+    def __init__(
+        self, supervisor: Supervisor, stopping: asyncio.Event, compose: Callable[[Mapping[int, Path]], Snapshot] | None
+    ) -> None:
+        """`compose` makes one snapshot of those of the partitions; None where all are in one database."""
+        self._supervisor, self._stopping, self._compose = supervisor, stopping, compose
         self._began_s = time.monotonic()
         self._merger = Merger()
         self._client = httpx.AsyncClient(trust_env=False, timeout=httpx.Timeout(_SHORT_S, read=_LONG_S))
@@ -115,12 +120,16 @@ class Together:
         return exposition(registry, accept)
 
     async def checkpoint(self) -> Mapping[str, Any]:
-        """Of every store: each process writes those of its partitions. Raises what the first that fails raises."""
-        numbers = [0] if self._in_database else range(self._supervisor.count)
+        """One of all partitions, made of those that each process writes. Raises what the first that fails raises."""
+        numbers = [0] if self._compose is None else range(self._supervisor.count)
         answers = await asyncio.gather(*(self.ask(number, "POST", "/checkpoint") for number in numbers))
         written = [_decoded(answer) for answer in answers]
         partitions = sorted((one for each in written for one in each["partitions"]), key=lambda one: one["partition"])
-        return {"path": partitions[0]["path"], "height": partitions[0]["height"], "partitions": partitions}
+        first, path = partitions[0], partitions[0]["path"]
+        if self._compose is not None and len(partitions) > 1:
+            parts = {one["partition"]: Path(one["path"]) for one in partitions}
+            path = str((await asyncio.to_thread(self._compose, parts)).path)
+        return {"path": path, "height": first["height"], "partitions": partitions}
 
     async def drill(self) -> Mapping[str, Any]:
         return _decoded(await self.ask(0, "POST", "/drill"))

@@ -17,7 +17,7 @@ from knhk.cli.options import (
 )
 from knhk.cli.output import Output, emit, print_table, stdout
 from knhk.cli.verdict import progress_bar
-from knhk.domain.errors import InvalidInput, NotFound, Unsupported
+from knhk.domain.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from knhk.config import Config
@@ -164,12 +164,6 @@ def _snapshot_of_server(operations: str) -> Path:
     with Client(operations) as client:
         written = client.request("POST", "/checkpoint", wait_s=600.0)
     path = Path(written["path"])
-    further = [one["path"] for one in written.get("partitions", ()) if one["path"] != written["path"]]
-    if further:
-        raise Unsupported(
-            f"this server has {1 + len(further)} partitions, and a backup would have the first alone",
-            hint=f"Copy the snapshots that were just taken: {', '.join([str(path), *further])}. See docs/processes.md.",
-        )
     if not path.is_dir():
         raise NotFound(f"the server's snapshot {path} is not on this machine", hint="Run this on the server's machine.")
     return path

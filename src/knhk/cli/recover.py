@@ -19,14 +19,14 @@ from knhk.cli.options import (
 from knhk.cli.output import Output, emit, note, print_fields, stdout
 from knhk.cli.store import DataDirectory, open_reader
 from knhk.cli.verdict import progress_bar
-from knhk.domain.errors import InvalidInput, NotFound
+from knhk.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
     from knhk.config import Config
     from knhk.persistence.scanner import Progress
     from knhk.ports.environment import PublicKey
-    from knhk.recovery.recover import OpenStore, Recovered, Segments
-    from knhk.recovery.restore import Source
+    from knhk.recovery.choosing import Choice
+    from knhk.recovery.recover import OpenStore, Recovered
 
 app = typer.Typer(
     name="recover",
@@ -78,12 +78,12 @@ def recover(
     path = settings.persistence.path
     if settings.persistence.url:
         path = _scratch_of_database(settings)
-    source, shipped = chosen(settings, snapshot, segments, to, pinned)
+    choice = chosen(settings, snapshot, segments, to, pinned)
     with progress_bar() as progress:
         recovered = do_recover(
             path,
-            source,
-            shipped,
+            choice.parts,
+            whole=choice.whole,
             pinned=pinned,
             check=verify,
             open_store=_opener(settings),
@@ -176,7 +176,7 @@ def _drilled(
     import random
     import time
 
-    from knhk.bootstrap.drills import fold_of, newest_block_ns
+    from knhk.bootstrap.drills import fold_of, newest_blocks
     from knhk.recovery import drill as drills
     from knhk.recovery.recover import Recovered
     from knhk.recovery.recover import recover as do_recover
@@ -184,15 +184,15 @@ def _drilled(
 
     data = settings.persistence.path
     _tidy(data)
-    live_until_ns = newest_block_ns(settings)  # first, for what is committed during the drill is not its concern
+    live = newest_blocks(settings)  # first, for what is committed during the drill is not its concern
 
     def restore(path: Path) -> Recovered:
-        source, shipped = chosen(settings, snapshot, segments, None, pinned)
+        choice = chosen(settings, snapshot, segments, None, pinned)
         with progress_bar() as progress:
             return do_recover(
                 path,
-                source,
-                shipped,
+                choice.parts,
+                whole=choice.whole,
                 pinned=pinned,
                 check=verify,
                 open_store=_opener(settings),
@@ -205,7 +205,7 @@ def _drilled(
         restore,
         _opener(settings),
         fold_of(settings),
-        live_until_ns=live_until_ns,
+        live=live,
         sample=sample,
         rng=random.Random(),
     ).to_dict()
@@ -229,35 +229,22 @@ def _opener(settings: "Config") -> "OpenStore":
 
 def chosen(
     settings: "Config", snapshot: str | None, segments: str | None, to: str | None, pinned: "list[PublicKey] | None"
-) -> "tuple[Source | None, Segments | None]":
-    """What to restore: a snapshot, and the segments to replay after it.
-
-    Raises NotFound if there is nothing, InvalidInput if the options contradict each other.
-    """
+) -> "Choice":
+    """What to restore, as recovery/choosing.py says. Raises as `choose` does."""
     from knhk.bootstrap.stores import store_options
-    from knhk.recovery import backups, restore
-    from knhk.recovery.places import Place
-    from knhk.recovery.recover import Segments
+    from knhk.recovery.choosing import Known, choose
     from knhk.security.signing import verify
 
-    to_ns = 0 if to is None else _time(to)
-    url = segments or settings.recovery.backup_to
-    if snapshot is not None and segments is None and to is None:
-        return restore.find(snapshot, pinned, verify), None
-    place = Place.of(url) if url else None
-    if snapshot is None:
-        base = backups.newest(place, settings.recovery.checkpoint_path, to_ns)
-        snapshot = None if base is None else base.url
-    source = None if snapshot is None else restore.find(snapshot, pinned, verify)
-    if source is None and place is None:
-        raise NotFound(
-            "there is nothing to restore: no snapshot, no backup, and no place with segments",
-            hint="Name one with --snapshot, or a place with --segments or recovery.backup_to.",
-        )
-    manifest = None if source is None else source.manifest
-    if to_ns and any(head.at_ns > to_ns for head in (manifest.heads if manifest else ())):
-        raise InvalidInput(f"{snapshot} is younger than {to}", hint="Name an older one, or none: it is found then.")
-    return source, None if place is None else Segments(place, to_ns, store_options(settings.persistence))
+    persistence, recovery = settings.persistence, settings.recovery
+    known = Known(
+        persistence.path,
+        recovery.checkpoint_path,
+        segments or recovery.backup_to,
+        store_options(persistence),
+        together=bool(persistence.url),
+    )
+    with_segments = snapshot is None or segments is not None or to is not None
+    return choose(known, snapshot, 0 if to is None else _time(to), pinned, verify, with_segments=with_segments)
 
 
 def _time(text: str) -> int:

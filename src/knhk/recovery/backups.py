@@ -1,4 +1,4 @@
-"""Backups in a place: made of snapshots, listed, verified, pruned; and which one to begin a restore with.
+"""Backups in a place: made of snapshots, listed, verified, pruned.
 
 A backup is a folder `<YYYYmmdd_HHMMSS>` with a snapshot in `data/`, as deploy/backup/knhk-backup.sh makes it too. Its
 manifest is written last: a folder without one is no backup.
@@ -17,7 +17,6 @@ from knhk.domain.errors import BackupCorrupt, BackupUnavailable, NotFound
 from knhk.domain.units import DAY
 from knhk.persistence.scanner import Progress
 from knhk.recovery import manifest as manifests
-from knhk.recovery import snapshots
 from knhk.recovery.durable_files import digest_of, leased
 from knhk.recovery.manifest import MANIFEST_FILE, SIGNATURE_FILE, Manifest
 from knhk.recovery.places import Entry, Place
@@ -25,6 +24,8 @@ from knhk.recovery.restore import Source
 
 NAME: Final = re.compile(r"\d{8}_\d{6}")
 NAME_FORMAT: Final = "%Y%m%d_%H%M%S"
+OWN: Final = "partition-"
+"""What the folders begin with in which further partitions have what is their own; that of partition 0 is outside."""
 
 
 class Backup(msgspec.Struct, frozen=True):
@@ -44,6 +45,16 @@ class Backup(msgspec.Struct, frozen=True):
     @property
     def receipts(self) -> int:
         return 0 if self.manifest is None else sum(head.receipts for head in self.manifest.heads)
+
+
+def own_name(partition: int) -> str:
+    """The folder of a further partition."""
+    return f"{OWN}{partition}"
+
+
+def own_place(url: str, partition: int) -> str:
+    """Where a further partition has its own below a directory or URL; "" if that is empty."""
+    return f"{url.rstrip('/')}/{own_name(partition)}" if url else ""
 
 
 def create(snapshot: Path, place: Place, name: str, progress: Progress) -> Backup:
@@ -140,7 +151,8 @@ def prune(place: Place, now_ns: int, keep_ns: int) -> Pruned:
 
 def _prune_segments(place: Place, before_ns: int) -> int:
     by_folder: dict[str, list[Entry]] = {}
-    for entry in place.entries("segments"):
+    shipped = ["segments", *(f"{one}/segments" for one in place.folders() if one.startswith(OWN))]
+    for entry in (entry for folder in shipped for entry in place.entries(folder)):
         by_folder.setdefault(entry.name.rpartition("/")[0], []).append(entry)
     old = [
         entry.name for entries in by_folder.values() for entry in sorted(entries)[:-1] if entry.modified_ns < before_ns
@@ -170,12 +182,3 @@ def _backup(place: Place, name: str) -> Backup:
         return Backup(url, name, None, "it has no manifest: it is incomplete, or a copy of a data directory")
     except BackupCorrupt as error:
         return Backup(url, name, None, error.message)
-
-
-def newest(place: Place | None, checkpoints: Path | None, to_ns: int = 0) -> Backup | None:
-    """The backup or local snapshot that goes furthest, but not beyond `to_ns` if that is given. None: there is none."""
-    found = [] if place is None else listed(place)
-    if checkpoints is not None:
-        found += [Backup(str(one.path), one.path.name, one.manifest) for one in snapshots.listed(checkpoints)]
-    usable = [one for one in found if one.manifest is not None and (not to_ns or one.until_ns <= to_ns)]
-    return max(usable, key=lambda one: one.manifest.made_at_ns if one.manifest else 0, default=None)

@@ -4,13 +4,14 @@ Restores the newest backup and the segments after it into a scratch directory, v
 its runs, which is what a start does. Touches nothing but the scratch directory, and removes it.
 
     RTO   seconds from the beginning of the restore until everything is verified and the sample is folded
-    RPO   seconds between the newest block of the live journal and the newest one that was restored
+    RPO   seconds between the newest block of the live journal and the newest one that was restored, of the partition
+          where that is most
 """
 
 import asyncio
 import random
 import shutil
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,6 +21,7 @@ import msgspec
 from knhk.domain.errors import KnhkError
 from knhk.domain.identifier import to_text
 from knhk.domain.times import rfc3339
+from knhk.persistence.partition_directories import FOLDER as PARTITIONS
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.recovery.recover import OpenStore, Recovered
 
@@ -60,14 +62,15 @@ def drill(
     open_store: OpenStore,
     fold: Fold,
     *,
-    live_until_ns: int,
+    live: Mapping[int, int],
     sample: int,
     rng: random.Random,
 ) -> Drill:
     """Restore into `scratch`, which must not exist, fold `sample` runs, and measure.
 
-    `restore` puts what is backed up in the place of a directory; `live_until_ns` is the time of the live journal's
-    newest block (Unix time in ns, 0 if it is not known). What fails is a problem of the result and not an exception.
+    `restore` puts what is backed up in the place of a directory; `live` is the time of the newest block of each
+    partition of the live journal (Unix time in ns; none if it is not known). What fails is a problem of the result and
+    not an exception.
     """
     done = Drill()
     began = perf_counter()
@@ -76,12 +79,16 @@ def drill(
         recovered = restore(scratch / "data")
         done.source, done.until_ns = recovered.source, recovered.until_ns
         done.receipts, done.workflows = recovered.report.verified_count, recovered.report.workflows
-        store = open_store(scratch / "data")
-        try:
-            asyncio.run(_fold_sample(store, fold, sample, rng, done))
-        finally:
-            asyncio.run(store.close())
-        done.rpo_ns = max(0, live_until_ns - done.until_ns)
+        directories = [scratch / "data", *sorted((scratch / "data" / PARTITIONS).glob("[0-9]*"))]
+        for directory in directories:
+            store = open_store(directory)
+            try:
+                asyncio.run(_fold_sample(store, fold, -(-sample // len(directories)), rng, done))
+            finally:
+                asyncio.run(store.close())
+        found = {head.partition: head.at_ns for head in recovered.heads}
+        done.problems += [f"nothing of partition {one} came back" for one in sorted(live.keys() - found.keys())]
+        done.rpo_ns = max((max(0, at_ns - found.get(one, at_ns)) for one, at_ns in live.items()), default=0)
     except (KnhkError, OSError) as error:
         done.problems.append(error.message if isinstance(error, KnhkError) else str(error))
     finally:

@@ -1,7 +1,7 @@
 """`knhk recover`, the whole of it: copy, replay, verify, switch; and what came of it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from knhk.domain.times import rfc3339
 from knhk.persistence import head_witness
 from knhk.persistence.blob_area import BlobArea
 from knhk.persistence.blob_check import references
+from knhk.persistence.fencing import Tip
 from knhk.persistence.journal_check import verify_all
 from knhk.persistence.journal_import import JournalImport
+from knhk.persistence.partition_directories import FOLDER as PARTITIONS
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.persistence.rocksdb_options import StoreOptions
 from knhk.persistence.scanner import Progress
@@ -22,7 +24,7 @@ from knhk.ports.environment import PublicKey
 from knhk.recovery.blob_shipping import fetch
 from knhk.recovery.manifest import Head
 from knhk.recovery.places import Place
-from knhk.recovery.replay import Replayed, replay
+from knhk.recovery.replay import Replayed, replay, sum_of
 from knhk.recovery.restore import Source, Staging, offline
 
 OpenStore = Callable[[Path], RocksDbStore]
@@ -35,6 +37,26 @@ class Segments(msgspec.Struct, frozen=True):
     place: Place
     to_ns: int
     options: StoreOptions
+
+
+class Part(msgspec.Struct, frozen=True):
+    """What a store is restored from: a snapshot, if there is one, and the segments that are replayed after it.
+
+    `folder` is where the store is in the data directory; "" for the directory itself.
+    """
+
+    folder: str
+    source: Source | None
+    segments: tuple[Segments, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What is restored, in words; the same words are the same restore."""
+        said = [] if self.source is None else [self.source.name]
+        for one in self.segments:
+            until = f" up to {rfc3339(one.to_ns)}" if one.to_ns else ""
+            said.append(f"the segments in {one.place}{until}")
+        return " and ".join(said)
 
 
 class Recovered(msgspec.Struct):
@@ -69,18 +91,19 @@ class Recovered(msgspec.Struct):
 
 def recover(
     data: Path,
-    source: Source | None,
-    segments: Segments | None = None,
+    parts: Sequence[Part],
     *,
+    whole: bool = False,
     pinned: list[PublicKey] | None,
     check: CheckSignature,
     open_store: OpenStore,
     now_ns: int,
     progress: Progress,
 ) -> Recovered:
-    """Put a snapshot, and the segments after it, in the place of a data directory, which is kept beside it.
+    """Put what `parts` say in the place of a data directory, which is kept beside it.
 
-    Without a snapshot, the segments must begin with the first block.
+    Without a snapshot, the segments must begin with the first block. All is verified before anything is put in place,
+    and that happens in one step. `whole` says that all partitions are restored; else those in `partitions/` stay.
 
     Raises:
         DataDirectoryInUse: a server holds the data directory, or another restore is under way.
@@ -89,19 +112,19 @@ def recover(
     """
     data = data.absolute()
     data.parent.mkdir(parents=True, exist_ok=True)
-    replayed = None
-    name = _described(source, segments)
-    with offline(data), Staging(data, source, name).opened() as staging:
+    replayed: list[Replayed] = []
+    name = "; ".join(part.name for part in parts)
+    sources = {part.folder: part.source for part in parts if part.source is not None}
+    with offline(data), Staging(data, sources, name, whole=whole).opened() as staging:
         if staging.is_switching:
             kept = staging.switch(now_ns)
-            heads, report, remarks = _checked(data, source, name, pinned, check, open_store, progress)
+            checked = _all_checked(data, parts, pinned, check, open_store, progress)
         else:
             try:
                 staging.copy(progress)
-                if segments is not None:
-                    replayed = _replay(staging.path, segments, pinned, check, progress)
-                    _fetch_blobs(staging.path, segments.place, open_store, progress)
-                heads, report, remarks = _checked(staging.path, source, name, pinned, check, open_store, progress)
+                for part in parts:
+                    replayed += _after(staging.path / part.folder, part, pinned, check, open_store, progress)
+                checked = _all_checked(staging.path, parts, pinned, check, open_store, progress)
             except BackupCorrupt:
                 staging.discard()
                 raise
@@ -110,29 +133,57 @@ def recover(
                 raise BackupCorrupt(f"{name}: {error.message}") from error
             with offline(data):  # a server may have been started where there were no data before
                 kept = staging.switch(now_ns)
+    heads, report, remarks = checked
     missing = [] if kept is None else _lost(kept, heads)
-    if replayed is not None and replayed.left_out:
-        missing.append(f"{replayed.left_out} blocks that are younger than the time that was asked for")
+    total = sum_of(replayed)
+    if total is not None and total.left_out:
+        missing.append(f"{total.left_out} blocks that are younger than the time that was asked for")
+    signers = {source.signer.key_id: None for source in sources.values() if source.signer is not None}
     return Recovered(
         data=str(data),
         source=name,
         kept="" if kept is None else str(kept),
-        signed_by="" if source is None or source.signer is None else source.signer.key_id,
+        signed_by=", ".join(signers),
         heads=heads,
         until_ns=max((head.at_ns for head in heads), default=0),
         report=report,
         missing=missing,
         remarks=remarks,
-        replayed=replayed,
+        replayed=total,
     )
 
 
-def _described(source: Source | None, segments: Segments | None) -> str:
-    """What is restored, in words; the same words are the same restore."""
-    after = "" if segments is None else f"the segments in {segments.place}"
-    if segments is not None and segments.to_ns:
-        after += f" up to {rfc3339(segments.to_ns)}"
-    return " and ".join(one for one in ("" if source is None else source.name, after) if one)
+def _after(
+    path: Path,
+    part: Part,
+    pinned: list[PublicKey] | None,
+    check: CheckSignature,
+    open_store: OpenStore,
+    progress: Progress,
+) -> list[Replayed]:
+    """Replay what was shipped after the snapshot; one without a block leaves no store where there was none."""
+    done = []
+    for segments in part.segments:
+        done.append(_replay(path, segments, pinned, check, progress))
+        _fetch_blobs(path, segments.place, open_store, progress)
+    return done
+
+
+def _all_checked(
+    data: Path,
+    parts: Sequence[Part],
+    pinned: list[PublicKey] | None,
+    check: CheckSignature,
+    open_store: OpenStore,
+    progress: Progress,
+) -> tuple[list[Head], Report, list[str]]:
+    heads, report, remarks = list[Head](), Report(), list[str]()
+    for part in parts:
+        found = _checked(data / part.folder, part.source, part.name, pinned, check, open_store, progress)
+        heads += found[0]
+        report.absorb(found[1])
+        remarks += found[2]
+    return heads, report, remarks
 
 
 def _replay(
@@ -222,12 +273,15 @@ def _compare(source: Source, keys: list[PublicKey], heads: list[Head]) -> None:
 
 def _lost(kept: Path, heads: list[Head]) -> list[str]:
     """What the old data directory had acknowledged and the new one does not have."""
-    try:
-        noted = head_witness.read(kept)
-    except (Corrupt, OSError) as error:
-        return [f"it is not known up to where the old data went: {error}"]
-    if noted is None:
-        return ["it is not known up to where the old data went: they have no journal.head"]
+    noted: dict[int, Tip] = {}
+    for directory in (kept, *sorted((kept / PARTITIONS).glob("[0-9]*"))):
+        try:
+            said = head_witness.read(directory)
+        except (Corrupt, OSError) as error:
+            return [f"it is not known up to where the old data went: {error}"]
+        if said is None:
+            return [f"it is not known up to where the old data went: {directory} has no journal.head"]
+        noted |= said
     found = {head.partition: head.height for head in heads}
     return [
         f"blocks {found.get(partition, -1) + 1} to {tip.height} of partition {partition}, which the old data had"

@@ -1,6 +1,6 @@
 """Segments back into a journal: the newest history, or the one at a point in time, up to that time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -28,6 +28,15 @@ class Replayed(msgspec.Struct):
     blocks: int = 0
     receipts: int = 0
     left_out: int = 0
+
+
+def sum_of(done: Sequence[Replayed]) -> Replayed | None:
+    """What was added together; None if nothing was replayed at all."""
+    if not done:
+        return None
+    histories = ", ".join(one.history for one in done if one.history)
+    figures = ("segments", "blocks", "receipts", "left_out")
+    return Replayed(histories, *(sum(getattr(one, name) for one in done) for name in figures))
 
 
 def replay(

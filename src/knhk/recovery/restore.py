@@ -14,8 +14,8 @@ made by rsync) is taken only if every byte of it verifies, and the result says t
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -125,11 +125,17 @@ def _source(place: Place, folder: str, prefix: str, pinned: list[PublicKey] | No
 
 @contextmanager
 def offline(data: Path) -> Iterator[None]:
-    """Keep servers away from a data directory. Raises DataDirectoryInUse if one has it."""
-    lock = data / "LOCK"
-    if not lock.exists():
+    """Keep servers away from a data directory, all partitions of it. Raises DataDirectoryInUse if one has it."""
+    with ExitStack() as locks:
+        for directory in (data, *sorted((data / PARTITIONS).glob("[0-9]*"))):
+            if (directory / "LOCK").exists():
+                locks.enter_context(_locked(directory))
         yield
-        return
+
+
+@contextmanager
+def _locked(data: Path) -> Iterator[None]:
+    lock = data / "LOCK"
     descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
     try:
         try:
@@ -158,8 +164,12 @@ def refuse_unfinished(data: Path) -> None:
 class Staging:
     """The new directory while it is made. `data` is the one that it will replace."""
 
-    def __init__(self, data: Path, source: Source | None, name: str) -> None:
-        self.data, self.source = data, source
+    def __init__(self, data: Path, sources: Mapping[str, Source], name: str, *, whole: bool = False) -> None:
+        """`sources` by the folder of the data directory that each is restored to; "" for the directory itself.
+
+        `whole`: what the old one has in `partitions/` stays behind with it; else it goes on as it is.
+        """
+        self.data, self._sources, self._whole = data, sources, whole
         self.path = _staging(data)
         self._marker = _marker(data)
         self._state = Unfinished(name, _COPYING)
@@ -198,32 +208,36 @@ class Staging:
         """
         if self._state.phase != _COPYING:
             return
-        if self.source is not None:
-            directory = self.source.directory
-            with nullcontext() if directory is None else leased(directory):
-                self._copy(self.source, progress)
+        self._copy(progress)
         self._state.phase = _REPLAYING
         self._remember()
 
-    def _copy(self, source: Source, progress: Progress) -> None:
-        entries = _entries(source)
-        done, total = 0, sum(entry.size for entry in entries)
+    def _copy(self, progress: Progress) -> None:
+        wanted = {
+            (Path(folder) / entry.path).as_posix(): (source, entry)
+            for folder, source in self._sources.items()
+            for entry in _entries(source)
+        }
+        done, total = 0, sum(entry.size for _, entry in wanted.values())
 
         def copied(count: int) -> None:
             nonlocal done
             done += count
             progress("copy", done, total)
 
-        for entry in entries:
-            self._copy_file(source, entry, copied)
-        wanted = {entry.path for entry in entries}
+        with ExitStack() as leases:
+            for directory in {source.directory for source in self._sources.values()}:
+                if directory is not None:
+                    leases.enter_context(leased(directory))
+            for name, (source, entry) in wanted.items():
+                self._copy_file(source, entry, self.path / name, copied)
         for path in files_of(self.path):  # of an interrupted restore whose source has changed since
             if path.relative_to(self.path).as_posix() not in wanted:
                 path.unlink()
-        sync_path(self.path)
+        for folder, _, _ in os.walk(self.path):
+            sync_path(Path(folder))
 
-    def _copy_file(self, source: Source, entry: ListedFile, copied: Callable[[int], None]) -> None:
-        target = self.path / entry.path
+    def _copy_file(self, source: Source, entry: ListedFile, target: Path, copied: Callable[[int], None]) -> None:
         if entry.sha256 and target.exists() and digest_of(target) == entry.sha256:
             copied(entry.size)
             return
@@ -256,7 +270,9 @@ class Staging:
         kept_at = Path(state.kept) if state.kept else None
         try:
             if kept_at is not None and not kept_at.exists():
-                if (self.data / PARTITIONS).exists():  # those that are not restored; see refuse_unfinished
+                if (
+                    not self._whole and (self.data / PARTITIONS).exists()
+                ):  # those that are not restored; see refuse_unfinished
                     (self.data / PARTITIONS).rename(self.path / PARTITIONS)
                 self.data.rename(kept_at)
             if self.path.exists():
@@ -289,6 +305,7 @@ def _entries(source: Source) -> list[ListedFile]:
         ListedFile(one.name.removeprefix(prefix), one.size, "")
         for one in source.place.entries(source.folder)
         if manifests.is_content(one.name.rpartition("/")[2])
+        and not one.name.removeprefix(prefix).startswith(f"{PARTITIONS}/")
     ]
     return sorted(found, key=lambda one: one.path)
 

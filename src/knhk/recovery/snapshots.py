@@ -32,7 +32,7 @@ from knhk.recovery.durable_files import digest_of, link_or_copy, taken
 from knhk.recovery.manifest import FORMAT, Head, ListedFile, Manifest, files_of
 
 _NAME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d{6}-\d{3}Z(-\d+)?")
-_MAKING: Final = ".making-"
+MAKING: Final = ".making-"
 _PRUNING: Final = ".pruning-"
 _VISIBLE_S: Final = 30.0
 _LOOK_AGAIN_S: Final = 0.01
@@ -120,8 +120,8 @@ class Snapshots:
         """
         async with self.turn:
             at_ns = self._clock.now_ns()
-            target = self.directory / rfc3339(at_ns).replace(":", "").replace(".", "-")
-            unfinished = self.directory / f"{_MAKING}{target.name}"
+            target = self.directory / name_of(at_ns)
+            unfinished = self.directory / f"{MAKING}{target.name}"
             if target.exists() or unfinished.exists():
                 raise Conflict(f"{target} exists already; a snapshot is written to a new directory")
             try:
@@ -191,6 +191,11 @@ class Snapshots:
         return await asyncio.to_thread(prune, self.directory, keep)
 
 
+def name_of(at_ns: int) -> str:
+    """The name of the snapshot that was begun at this Unix time."""
+    return rfc3339(at_ns).replace(":", "").replace(".", "-")
+
+
 def listed(directory: Path) -> list[Snapshot]:
     """The complete snapshots below a directory, oldest first. One whose manifest is damaged is left out."""
     found = []
@@ -221,7 +226,7 @@ def prune(directory: Path, keep: int) -> list[Path]:
 def remove_leftovers(directory: Path) -> None:
     """Remove what interrupted snapshots and prunings left behind, unless another process is at work on it."""
     for path in _entries(directory):
-        if path.name.startswith((_MAKING, _PRUNING)):
+        if path.name.startswith((MAKING, _PRUNING)):
             with taken(path) as free:
                 if free:
                     shutil.rmtree(path, ignore_errors=True)
