@@ -32,7 +32,7 @@ trap 'rm -rf "$UNFINISHED"' EXIT
 # Create checkpoint
 ANSWER=$(curl --fail-with-body --silent --show-error --max-time 600 -X POST "$OPERATIONS/checkpoint") ||
     fail "no checkpoint: $ANSWER"
-CHECKPOINT=$(sed -n 's/.*"path" *: *"\([^"]*\)".*/\1/p' <<<"$ANSWER")
+CHECKPOINT=$(sed -n 's/^[^[]*"path" *: *"\([^"]*\)".*/\1/p' <<<"$ANSWER")
 [ -f "$CHECKPOINT/snapshot.json" ] || fail "the checkpoint '$CHECKPOINT' is not on this machine, or not complete"
 
 # Backup the checkpoint; the server does not remove it while the lock is held
