@@ -2,6 +2,7 @@
 
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class Fleet:
         self.proxies: dict[str, tuple[Proxy, list[Proxy]]] = {}
         """For nodes whose network can be cut: the way to PostgreSQL, and to each member of etcd."""
         self.running: set[str] = set()
+        self.members: tuple[str, ...] = ()
 
     def add_behind_proxies(self, name: str) -> Server:
         """A node whose network can be cut."""
@@ -58,6 +60,23 @@ class Fleet:
         )
         self.nodes[name] = node
         return self.start(name)
+
+    def add_all(self, first: str, *others: str) -> None:
+        """The first makes the tables, then the others come together."""
+        self.members = (first, *others)
+        self.add(first)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self.add, others))
+        self.settled()
+
+    def mended(self) -> "Fleet":
+        """Have these nodes run, no others, and all of etcd, whatever a test has done to them."""
+        self.etcd.mend()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self.stop, [name for name in self.running if name not in self.members]))
+            list(pool.map(self.start, [name for name in self.members if name not in self.running]))
+        self.settled()
+        return self
 
     def start(self, name: str) -> Server:
         self.nodes[name].start(timeout_s=60)

@@ -214,3 +214,11 @@ def _resident_mb(server: Server) -> float:
     assert server.process is not None
     with open(f"/proc/{server.process.pid}/statm") as statm:
         return int(statm.read().split()[1]) * 4096 / 1e6
+
+
+def test_scaling_that_is_switched_off_says_so(server: Server) -> None:
+    shown = server.cli("scaling", "status", "-o", "json")
+    assert shown["enabled"] is False
+    assert "platform.enable_auto_scaling is off" in shown["reason"]
+    assert shown["decisions"] == []
+    assert "knhk_scaling_enabled 0.0" in httpx.get(f"{server.ops}/metrics").text

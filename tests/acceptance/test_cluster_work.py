@@ -105,9 +105,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, receiver: HttpReceiver) -> I
     }
     made = Fleet(tmp_path_factory.mktemp("fleet"), monitoring=monitoring)
     try:
-        for name in ("a", "b", "c"):
-            made.add(name)
-        made.settled()
+        made.add_all("a", "b", "c")
         assert made.any().client.put("/definitions/every-minute", content=EVERY_MINUTE).status_code == 201
         yield made
         made.settled()

@@ -68,6 +68,13 @@ class EtcdCluster:
                 assert time.monotonic() < deadline, "etcd did not start"
                 time.sleep(0.05)
 
+    def mend(self) -> None:
+        """Start the members that were killed."""
+        for number in range(len(self.client_ports)):
+            if number not in self._processes:
+                self.start_member(number)
+        self.wait()
+
     def kill(self, number: int) -> None:
         process = self._processes.pop(number)
         process.send_signal(signal.SIGKILL)

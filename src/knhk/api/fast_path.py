@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from knhk.api.submit import PATH, Answer, SubmitRoute, internal_error, too_long
+from knhk.platform.serving import CLOSE
 
 _TARGET = PATH.encode()
 _TARGET_WITH_QUERY = _TARGET + b"?"
@@ -104,9 +105,10 @@ class SubmitProtocol(HttpToolsProtocol):
             await self.flow.drain()
         if exchange.disconnected:
             return
-        self.transport.write(_rendered(answer, exchange.keep_alive))
+        keep_alive = exchange.keep_alive and CLOSE not in self.server_state.default_headers
+        self.transport.write(_rendered(answer, keep_alive))
         exchange.response_complete = True
-        if not exchange.keep_alive:
+        if not keep_alive:
             self.transport.close()
         self.on_response_complete()
 

@@ -45,8 +45,13 @@ class Router:
 
     def __init__(self, places: Places) -> None:
         self.places = places
+        self._hurried = False
         timeout = httpx.Timeout(_ANSWER_S, connect=_CONNECT_S, pool=_CONNECT_S)
         self._client = httpx.AsyncClient(timeout=timeout, trust_env=False, limits=httpx.Limits(max_connections=512))
+
+    def hurry(self) -> None:
+        """Wait for no owner any more: this process is about to end, and what it owned moves only then."""
+        self._hurried = True
 
     async def patiently(
         self, attempt: Callable[[], Awaitable[_Answer | None]], partition: int | None, *, once: bool = False
@@ -67,7 +72,7 @@ class Router:
             if partition is not None and (absent := self.places.absent(partition)):
                 raise NodeGone(absent, retry_after_s=_GONE_S)
             over += max(0.0, now() - began - 2 * _CONNECT_S)
-            if once or now() >= over:
+            if once or self._hurried or now() >= over:
                 what = "no node takes workflows" if partition is None else f"partition {partition} has no owner"
                 raise PartitionMoving(f"{what} just now", retry_after_s=1.0)
             await asyncio.sleep(_PAUSE_S)

@@ -24,7 +24,7 @@ from knhk.api.relaying import kept_headers, parts_of, read_body, replay, send_an
 from knhk.api.router import FORWARDED_HEADER, REFUSALS, Router, is_refusal
 from knhk.api.submit import PATH, Answer, Headers, SubmitRoute, problem_answer
 from knhk.domain import identifier
-from knhk.domain.errors import PartitionMoving, Unsupported, WorkflowNotFound
+from knhk.domain.errors import KnhkError, PartitionMoving, Unsupported, WorkflowNotFound
 from knhk.engine.control import Control
 
 _IN_A_ROW: Final = 64
@@ -64,7 +64,7 @@ class RoutedSubmit(SubmitRoute):
     async def answer(self, headers: Headers, query: bytes, body: bytes) -> Answer:
         try:
             return await self._answered(list(headers), query, body)
-        except PartitionMoving as error:
+        except KnhkError as error:  # of what was asked before the submission, such as where its key was used
             return problem_answer(error)
 
     async def _answered(self, given: list[tuple[bytes, bytes]], query: bytes, body: bytes) -> Answer:
@@ -157,7 +157,7 @@ class Routing:
                 await self._application(scope, receive, send)
             else:
                 await self._in(partition, forwarded, scope, receive, send)
-        except (PartitionMoving, Unsupported, WorkflowNotFound) as error:
+        except KnhkError as error:
             await send_answer(send, problem_answer(error))
         finally:
             FORWARDED.reset(token)

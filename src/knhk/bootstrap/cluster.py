@@ -12,18 +12,20 @@ from knhk.api.cluster import cluster_handlers
 from knhk.api.routed_workers import RoutedWorkers
 from knhk.api.router import Router, give_event
 from knhk.bootstrap.cluster_status import moving, status
+from knhk.bootstrap.common_time import describe, go_by
 from knhk.bootstrap.node import Node
 from knhk.bootstrap.recovery import NodeRecovery
 from knhk.cluster import view
 from knhk.cluster.assignment import partition_of_key
 from knhk.cluster.etcd import Etcd
-from knhk.cluster.member import Member, Settings
+from knhk.cluster.member import TICKS, Member, Settings
 from knhk.cluster.view import Node as NodeEntry
-from knhk.domain.errors import Fenced, KnhkError, NotFound, PartitionMoving
+from knhk.domain.errors import Corrupt, KnhkError, NotFound, PartitionMoving
 from knhk.engine.control import Control
 from knhk.engine.projector import FOLD
 from knhk.engine.service import Engine
 from knhk.observability.logs import get
+from knhk.observability.readings import OK
 from knhk.ports.scaler import Processes
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 _LOOK_S: Final = 0.05
 _NS: Final = 1_000_000_000
 _ETCD_TIMEOUT_SHARE: Final = 0.25
+_KNOWN_AFTER: Final = 3
+"""So many readings of etcd later, the others send nothing here any more."""
 
 
 class Cluster:
@@ -96,6 +100,13 @@ class Cluster:
 
     # -- as the membership sees it
 
+    async def prepare(self) -> None:
+        self._go_by(await go_by(self._store, self._node.clock))
+
+    def _go_by(self, wrong: str) -> None:
+        if wrong:
+            self._log.warning(wrong)
+
     async def take(self, partition: int) -> int:
         # Fence first: only then is it certain that no younger block, and no younger id, can come to be there.
         await self._store.acquire(partition)
@@ -125,10 +136,10 @@ class Cluster:
     def _has_halted(self, partition: int, engine: Engine, error: KnhkError) -> None:
         if self._node.engines.get(partition) is not engine:
             return
-        if isinstance(error, Fenced):
+        if not isinstance(error, Corrupt):  # another has it, or what nobody foresaw: whoever takes it begins anew
             self._log.warning("refused", partition=partition, code=error.code, reason=error.message)
             self.member.lost(partition)
-        else:  # Damage: whoever else took the partition would meet it too.
+        else:  # whoever else took the partition would meet it too
             self._log.error("a partition has halted", partition=partition, code=error.code, reason=error.message)
             self._halted[partition] = error.message
 
@@ -256,8 +267,11 @@ class Cluster:
         await self._store.open()
 
     async def leave(self, grace_s: float) -> None:
-        """Give everything away, then leave."""
+        """Give everything away, then leave; returns when the others have had the time to learn of it."""
         await self.member.leave(grace_s)
+        await asyncio.sleep(_KNOWN_AFTER * self.member.settings.ttl_s / TICKS)
+        if not self.shared:
+            self.router.hurry()
 
     async def stop(self) -> None:
         """Let go of everything at once; safe after `leave`."""
@@ -280,7 +294,8 @@ class Cluster:
         """Whether this node is well as one of several."""
         if self._halted:
             return f"{len(self._halted)} partition(s) have halted: {next(iter(self._halted.values()))}"
-        return self.member.health()
+        found = self.member.health()
+        return found if found != OK else describe(self._node.clock) or OK
 
     def can_admit(self) -> tuple[bool, str]:
         """Whether requests should come here."""

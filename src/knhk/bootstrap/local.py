@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from knhk.api.partitions import partition_handlers
+from knhk.api.partitions import apart_of, partition_handlers
+from knhk.api.places import HOME
 from knhk.api.routed_workers import RoutedWorkers
 from knhk.api.router import Router, give_event
 from knhk.bootstrap.guest import Guest
@@ -142,6 +143,8 @@ class Local:
         if self.shared:
             await self._node.store.acquire(self._node.partition)
             self._node.engine.signals.elsewhere = self._give_event
+        elif self._node.partition == HOME:
+            self._node.engine.signals.apart = apart_of(self.router, self._node.clock.now_ns)
         await self._node.start()
         self._owns(self._node.partition, self._node.engine)
         self._follow(plan)
@@ -178,6 +181,7 @@ class Local:
         """Let what runs come to an end, in all partitions of this process."""
         if self.exit_code:
             return
+        self.router.hurry()
         engines = list(self._node.engines.values())
         if not all(await asyncio.gather(*(engine.drain(grace_s) for engine in engines))):
             self._log.warning("work is left; it goes on from its receipts at the next start")

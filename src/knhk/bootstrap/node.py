@@ -182,6 +182,12 @@ class Node:
                 hint="Put back the key that replaced it, or take the file away, and a new key is made.",
             )
 
+    def let_go(self) -> None:
+        """Let nobody wait for work, or for the end of a run, any more."""
+        self.workers.close()
+        for engine in self.engines.values():
+            engine.let_go()
+
     async def stop(self) -> None:
         """Stop at once and close the store."""
         for engine in list(self.engines.values()):

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from knhk.api.cluster import cluster_handlers
-from knhk.api.partitions import partition_handlers
+from knhk.api.partitions import apart_of, partition_handlers
+from knhk.api.places import HOME
 from knhk.bootstrap.cluster import Cluster
+from knhk.bootstrap.common_time import go_by
 from knhk.bootstrap.guest import Guest
 from knhk.bootstrap.node import Node
 from knhk.bootstrap.partitions import config_at
@@ -66,6 +68,9 @@ class OwnJournals(Cluster):
 
     # -- as the membership sees it
 
+    async def prepare(self) -> None:
+        self._go_by(await go_by(self.member.etcd, self._node.clock))
+
     async def take(self, partition: int) -> int:
         home = await self.member.home(partition)
         config = config_at(self._config, partition, self._path_of(partition))
@@ -95,6 +100,8 @@ class OwnJournals(Cluster):
         assert isinstance(store, RocksDbStore)
         await store.raise_epoch(partition, home.epoch)
         epoch = store.epoch_of(partition) + 1
+        if partition == HOME:
+            guest.node.engine.signals.apart = apart_of(self.router, self._node.clock.now_ns)
         await self.member.settle(partition, Home(home.origin, self.member.node.node_id, epoch))
         await guest.begin()
         return epoch

@@ -10,6 +10,7 @@ from knhk.bootstrap.stores import projections_of
 from knhk.config import Config
 from knhk.domain.errors import InvalidConfiguration, ShuttingDown
 from knhk.domain.event import ScalingDecided, ScalingEnded
+from knhk.observability.logs import get
 from knhk.ports.scaler import Processes, Scaler
 from knhk.scaling import views
 from knhk.scaling.asking import Asking
@@ -52,7 +53,7 @@ class NodeScaling:
                 config.scaling.check_interval_ns / 1e9,
                 config.scaling.drain_limit_ns / 1e9,
             ),
-            policy_of(config, processes.most if processes is not None and scaler is processes else None),
+            Bounds(config, processes if scaler is processes else None, get("knhk.scaling").warning),
             clock=node.clock,
             scaler=scaler,
             crew=crew,
@@ -76,6 +77,28 @@ class NodeScaling:
 
     def explain(self) -> dict[str, Any]:
         return views.explain(self.autoscaler)
+
+
+class Bounds:
+    """The policy, which is asked for at each look: a machine knows how many processes it can have once it has begun.
+
+    It is said once if that is fewer than the configuration asks for.
+    """
+
+    def __init__(self, config: Config, processes: Processes | None, warn: Callable[[str], object]) -> None:
+        self._config, self._processes, self._warn = config, processes, warn
+        self._said = False
+
+    def __call__(self) -> Policy:
+        most = None if self._processes is None else self._processes.most
+        asked = self._config.scaling.max_replicas
+        if most is not None and most < asked and not self._said:
+            self._said = True
+            self._warn(
+                f"scaling.max_replicas is {asked}, and there are {most} partitions: no more processes than that. Start "
+                "with more in platform.processes, which makes partitions for them."
+            )
+        return policy_of(self._config, most)
 
 
 def policy_of(config: Config, most: int | None = None) -> Policy:

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from knhk import __version__
@@ -115,9 +116,9 @@ async def serve_on(loaded: Loaded, sockets: Sockets, seat: "Seat | None" = None)
         )
         if company is not None:
             company.ready(inner, _address(sockets.operations))
-        return await _until_stopped(node, company, config, stopping)
+        return await _until_stopped(node, company, stopping, api_servers)
     finally:
-        node.workers.close()
+        node.let_go()
         for server in api_servers:
             await server.stop()
         for duty in reversed(duties):
@@ -206,26 +207,32 @@ def _company_of(
     return Cluster(node, url)
 
 
-async def _until_stopped(node: Node, company: "Cluster | Local | None", config: Config, stopping: asyncio.Event) -> int:
-    grace_s = config.platform.shutdown_grace_ns / 1e9
-    if company is not None:
-        await stopping.wait()
-        get("knhk.serve").info("leaving", grace_s=grace_s)
-        await company.leave(grace_s)
-        return company.exit_code
+async def _until_stopped(
+    node: Node, company: "Cluster | Local | None", stopping: asyncio.Event, servers: Sequence[Serving]
+) -> int:
+    log, loop, grace_s = get("knhk.serve"), asyncio.get_running_loop(), node.config.platform.shutdown_grace_ns / 1e9
     halted = node.engine.halted
-    assert halted is not None
-    halted.add_done_callback(lambda _halted: stopping.set())
+    if company is None:
+        assert halted is not None
+        halted.add_done_callback(lambda _halted: stopping.set())
     await stopping.wait()
-    log = get("knhk.serve")
-    if halted.done():
+    if company is None and halted is not None and halted.done():
         error = halted.result()
         log.error("halted", code=error.code, reason=error.message, hint=error.advice)
         return 1
-    log.info("draining", grace_s=grace_s)
-    if not await node.engine.drain(grace_s):
-        log.warning("work is left; it goes on from its receipts at the next start")
-    return 0
+    over = loop.time() + grace_s
+    for server in servers:
+        server.drain()
+    if company is not None:
+        log.info("leaving", grace_s=grace_s)
+        await company.leave(grace_s)
+    else:
+        log.info("draining", grace_s=grace_s)
+        if not await node.engine.drain(grace_s):
+            log.warning("work is left; it goes on from its receipts at the next start")
+    node.let_go()
+    await asyncio.gather(*(server.finish(over - loop.time()) for server in servers))
+    return 0 if company is None else company.exit_code
 
 
 def _tune_for_throughput() -> None:

@@ -19,7 +19,7 @@ import msgspec
 from knhk.cluster import view as views
 from knhk.cluster.etcd import Etcd
 from knhk.cluster.view import Held, Home, Node, Owner, View
-from knhk.domain.errors import CoordinationUnavailable, Fenced, IncompatibleVersion, KnhkError
+from knhk.domain.errors import CoordinationUnavailable, Fenced, IncompatibleVersion, KnhkError, Unavailable
 from knhk.ports.environment import Clock
 
 TICKS: Final = 16
@@ -31,6 +31,10 @@ _AT_ONCE: Final = 8
 
 class Partitions(Protocol):
     """The engines of this process, as the membership starts and stops them."""
+
+    async def prepare(self) -> None:
+        """Do what must be done before the node joins, or joins anew. Raises KnhkError."""
+        ...
 
     async def take(self, partition: int) -> int:
         """Own a partition; returns the epoch. Raises KnhkError."""
@@ -91,21 +95,24 @@ class Member:
         self._moving: dict[int, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._guard: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._stopping = self._left = False
 
     async def start(self) -> None:
         """Join; returns when the node has taken what is free of its share, or etcd does not answer.
 
         Raises IncompatibleVersion.
         """
-        with suppress(CoordinationUnavailable):
+        with suppress(Unavailable):
             await self._tick()
             await self._settled()
         self._task = asyncio.create_task(self._forever(), name="cluster")
         self._guard = asyncio.create_task(self._watch_deadline(), name="cluster-lease")
 
     async def leave(self, limit_s: float) -> None:
-        """Give every partition away, then leave the cluster. Safe if `start` failed."""
+        """Give every partition away, then leave the cluster; where the others are is read on until `stop`.
+
+        Safe if `start` failed.
+        """
         self.node = msgspec.structs.replace(self.node, leaving=True)
         if self._lease:
             with suppress(CoordinationUnavailable):
@@ -113,7 +120,9 @@ class Member:
         over = self.now() + limit_s
         while (self.owned or self._moving) and self.now() < over and self._lease:
             await self._clock.sleep(0.05)
-        await self.stop()
+        self._left = True
+        await self._drop_all()
+        await self._end_lease()
 
     async def stop(self) -> None:
         """Let go of everything and end."""
@@ -123,11 +132,8 @@ class Member:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         await self._drop_all()
-        lease, self._lease = self._lease, 0
-        if lease:
-            with suppress(CoordinationUnavailable):
-                await self.etcd.revoke(lease)
-            await self.etcd.close()
+        await self._end_lease()
+        await self.etcd.close()
 
     def health(self) -> str:
         """Whether this node is a member, and etcd answers."""
@@ -172,12 +178,18 @@ class Member:
             self._note(f"partition {partition} was taken over by another node")
             self._move(partition, self._abandon(partition))
 
+    async def _end_lease(self) -> None:
+        lease, self._lease = self._lease, 0
+        if lease:
+            with suppress(CoordinationUnavailable):
+                await self.etcd.revoke(lease)
+
     async def _forever(self) -> None:
         while True:
             try:
                 await self._tick()
                 self.trouble = None
-            except (CoordinationUnavailable, IncompatibleVersion) as error:
+            except KnhkError as error:
                 if self.trouble is None:
                     self._note(error.message)
                 self.trouble = error
@@ -193,7 +205,8 @@ class Member:
             await self._clock.sleep(self.settings.ttl_s / TICKS)
 
     async def _tick(self) -> None:
-        await self._keep_lease()
+        if not self._left:
+            await self._keep_lease()
         await self.look()
         if self._lease and not self._stopping:
             if self.node.own_journal and not self.node.leaving:
@@ -237,6 +250,7 @@ class Member:
     async def _keep_lease(self) -> None:
         now = self.now()
         if not self._lease:
+            await self._partitions.prepare()
             await self._refuse_others()  # before others give it anything
             lease = await self.etcd.grant(self.settings.ttl_s)
             if not await self.etcd.create(self._node_key, _json(self.node), lease):

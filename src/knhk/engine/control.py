@@ -412,7 +412,7 @@ class Control:
             over.add_done_callback(lambda _: changed.set())
             timer = self._clock.call_later(seconds, partial(_settle, over))
             try:
-                while not over.done():
+                while not over.done() and not self._watchers.closed:
                     changed.clear()
                     if (await self._folded(workflow_id)).ended:
                         return

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -343,9 +343,18 @@ class Engine:
             left -= _DRAIN_CHECK_S
         return True
 
+    def let_go(self) -> None:
+        """Let nobody wait for the end of a run any more: they are answered with its present state."""
+        self.watchers.close()
+        for workflow_id in (*self.scheduler.active, *self.scheduler.pending):
+            live = self.scheduler.find(workflow_id)
+            if live is not None:
+                _settle(live.waiters)
+
     async def stop(self) -> None:
         """Stop at once. What is under way goes on from its receipts at the next start."""
         self.admission.closed = True
+        self.let_go()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -425,9 +434,7 @@ class Engine:
         self.sleepers.room()
 
     def _ended(self, live: LiveRun) -> None:
-        for waiter in live.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        _settle(live.waiters)
         self.children.ended(live)
 
     def _parked(self, live: LiveRun) -> None:
@@ -450,3 +457,9 @@ class Engine:
             else:
                 self.admission.low_disk = None
             await self._clock.sleep(_DISK_CHECK_S)
+
+
+def _settle(waiters: Iterable["asyncio.Future[None]"]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

@@ -7,14 +7,15 @@ of the two sees the other, whatever the order. After a crash every event that is
 takes each only once, by its id.
 
 Where partitions share their rows, the leader's has the events, and gives them to runs of other partitions through their
-owners. Both sides look at the same rows, so that what was said above holds for them too.
+owners. Both sides look at the same rows, so that what was said above holds for them too. Where each partition has rows
+of its own, the leader's gives the event to each of them, where it is a record too, with the same id.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from hashlib import sha256
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -41,6 +42,7 @@ from knhk.engine.committer import OUTPUT, Batch, Committer
 from knhk.engine.inbound import Inbound
 from knhk.engine.projector import FOLD, Projector
 from knhk.engine.records import tail
+from knhk.engine.requests import Accepted
 from knhk.engine.topic_rows import KeptEvent, all_waiting, kept_events, topic_of, waiting_runs
 from knhk.engine.triggers import Triggers
 from knhk.ports.environment import Clock, Ids
@@ -87,6 +89,16 @@ class Published(msgspec.Struct, frozen=True):
     started: list[int] = []
 
 
+class Apart(NamedTuple):
+    """Other partitions, whose rows are not seen here: which there are, and what has one take in a kept event.
+
+    `publish` is given the partition, the event, its data and who it is from. It raises Unavailable while it cannot.
+    """
+
+    partitions: Callable[[], Sequence[int]]
+    publish: Callable[[int, KeptEvent, Any, str], Awaitable[Published]]
+
+
 class Signals:
     """Brings signals, approvals and events into runs of one partition."""
 
@@ -112,6 +124,8 @@ class Signals:
         self.triggers: Triggers
         self.elsewhere: Elsewhere | None = None
         """Gives events to the runs of other partitions; None if there are none."""
+        self.apart: Apart | None = None
+        self._leading = True
         self._claims: dict[bytes, Batch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -207,9 +221,13 @@ class Signals:
         await batch.committed()
         kept = KeptEvent(record_id, event, correlate, event_id, kept_until_ns)
         await self._projector.reached(batch.height)
-        delivered, pending = await self._hand_out(kept, raw, actor)
+        (delivered, pending), others = await asyncio.gather(
+            self._hand_out(kept, raw, actor), self._spread(kept, data, actor)
+        )
+        delivered = sorted([*delivered, *(run for other in others for run in other.delivered_to)])
+        pending = sorted([*pending, *(run for other in others for run in other.pending)])
         try:
-            started = await self.triggers.on_event(event, correlate, event_id, record_id, data)
+            started = await self._start_runs(kept, data)
         except KnhkError:
             started = []  # The event is on disk, and what it starts follows.
             self._spawn(self._start_again(kept))
@@ -234,6 +252,7 @@ class Signals:
 
     def start(self, *, leading: bool = True) -> None:
         """Hand out again what was kept before this process began; only the leader starts what events start."""
+        self._leading = leading
         self._spawn(self._hand_out_all(leading))
 
     async def stop(self) -> None:
@@ -282,6 +301,34 @@ class Signals:
             if after is None:
                 return sorted(delivered), sorted(pending)
 
+    async def _spread(self, kept: KeptEvent, data: Any, actor: str) -> list[Published]:
+        """Have the partitions that are apart take an event in; those that cannot just now do so a little later."""
+        apart = self.apart
+        if apart is None:
+            return []
+
+        async def one(partition: int) -> Published | None:
+            try:
+                return await apart.publish(partition, kept, data, actor)
+            except Unavailable:
+                self._spawn(self._patiently_spread(partition, [kept]))
+                return None
+
+        return [found for found in await asyncio.gather(*map(one, apart.partitions())) if found is not None]
+
+    async def _patiently_spread(self, partition: int, events: Sequence[KeptEvent]) -> None:
+        for kept in events:
+            while self.apart is not None and self._clock.now_ns() < kept.kept_until_ns:
+                try:
+                    raw = await self._journal.payload(kept.record_id, 0, OUTPUT)
+                    if raw is not None:
+                        await self.apart.publish(partition, kept, payload.decode(raw), "engine")
+                    break
+                except KnhkError as error:
+                    if not error.retryable:
+                        break
+                await self._clock.sleep(_RETRY_S)
+
     async def _give(self, workflow_id: int, kept: KeptEvent, raw: bytes, actor: str) -> bool:
         """Give an event to a run, if a step of it waits for it and it has not had it."""
         if self.elsewhere is not None and partition_of(workflow_id) != self._partition:
@@ -319,6 +366,8 @@ class Signals:
         events = await self._patiently_kept(b"")
         topics = {topic_of(kept.event, kept.correlate) for kept in events}
         waiting = await self._patiently(lambda: all_waiting(self._projections, FOLD, topics))
+        for partition in self.apart.partitions() if leading and self.apart is not None else ():
+            self._spawn(self._patiently_spread(partition, events))
         for kept in events:
             if leading:
                 await self._start_again(kept)
@@ -328,13 +377,19 @@ class Signals:
                 elif leading and self.elsewhere is not None:  # in vain perhaps for a while, which holds up nobody else
                     self._spawn(self._patiently_give(one, kept))
 
+    async def _start_runs(self, kept: KeptEvent, data: Any) -> list[Accepted]:
+        """The runs that triggers start for an event, at the leader."""
+        if not self._leading:
+            return []
+        return await self.triggers.on_event(kept.event, kept.correlate, kept.id, kept.record_id, data)
+
     async def _start_again(self, kept: KeptEvent) -> None:
         """Start the runs that an event has to start, those of them that it has not."""
         while True:
             try:
                 raw = await self._journal.payload(kept.record_id, 0, OUTPUT)
                 data = None if raw is None else payload.decode(raw)
-                await self.triggers.on_event(kept.event, kept.correlate, kept.id, kept.record_id, data)
+                await self._start_runs(kept, data)
                 return
             except KnhkError as error:
                 if not error.retryable:

@@ -15,7 +15,8 @@ class Watchers:
 
     def __init__(self) -> None:
         self._watched: dict[int, set[asyncio.Event]] = {}
-        self._closed = False
+        self.closed = False
+        """Whether nothing is told any more, because the engine is about to stop."""
 
     @contextmanager
     def watch(self, workflow_id: int) -> Iterator[asyncio.Event]:
@@ -29,6 +30,13 @@ class Watchers:
             others.discard(changed)
             if not others:
                 del self._watched[workflow_id]
+
+    def close(self) -> None:
+        """Wake all; there will be no news."""
+        self.closed = True
+        for events in self._watched.values():
+            for changed in events:
+                changed.set()
 
     async def wait(self, changed: asyncio.Event) -> bool:
         """Wait for news; False if there were none for a while."""

@@ -215,6 +215,12 @@ class PostgresStore:
         await self.settle_erasures()  # else a commit that erased could be acknowledged before its keys are destroyed
         self._counters.reopens_total += 1
 
+    async def now_ns(self) -> int:
+        """The server's time (Unix, ns)."""
+        query = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+        found = await self._connections.read("reading the time", query)
+        return int(found[0][0]) * 1000
+
     def release(self, partition: int) -> None:
         """Forget a partition that this process owns no more."""
         self._acknowledged.pop(partition, None)

@@ -16,6 +16,8 @@ class SystemClock:
     def __init__(self) -> None:
         self._monotonic = time.monotonic_ns()
         self._wall = time.time_ns()
+        self.corrected_ns = 0
+        """How far this clock was set by `correct`."""
 
     def not_before(self, at_ns: int) -> None:
         """Never tell a time before this one: that of the journal's newest block."""
@@ -23,13 +25,18 @@ class SystemClock:
         if behind > 0:
             self._wall += behind
 
+    def correct(self, by_ns: int) -> None:
+        """Go by another clock than the machine's, which is ahead of it by so much. While nothing goes on."""
+        self._wall += by_ns
+        self.corrected_ns += by_ns
+
     def now_ns(self) -> int:
         return self._wall + time.monotonic_ns() - self._monotonic
 
     @property
     def drift_s(self) -> float:
-        """Seconds by which the machine's clock is ahead of this one (negative: behind)."""
-        return (time.time_ns() - self.now_ns()) / 1e9
+        """Seconds by which the machine's clock is ahead of this one (negative: behind), corrections aside."""
+        return (time.time_ns() + self.corrected_ns - self.now_ns()) / 1e9
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -16,6 +16,9 @@ from knhk.domain.errors import InvalidConfiguration
 _BACKLOG = 4096
 _KEEP_ALIVE_S = 75
 _JOIN_S = 5.0
+_LOOK_S = 0.02
+_NEW_S = 0.5
+CLOSE = (b"connection", b"close")
 
 
 class _Server(uvicorn.Server):
@@ -57,6 +60,25 @@ class Serving:
         while not self._server.started and not self._task.done():  # noqa: ASYNC110  # uvicorn has no event for it
             await asyncio.sleep(0.001)
 
+    def drain(self) -> None:
+        """Let every answer from now on be the last on its connection, so that clients go to another server."""
+        self._server.config.encoded_headers.append(CLOSE)
+        self._server.server_state.default_headers = [CLOSE]
+
+    async def finish(self, limit_s: float) -> None:
+        """Take no more connections, and answer what comes on those that are there; not longer than this.
+
+        Streams, which have no end, are not waited for; nor, for long, are connections on which nothing was asked yet.
+        """
+        for server in self._server.servers:
+            server.close()
+        connections, now = self._server.server_state.connections, asyncio.get_running_loop().time
+        over, new_over = now() + limit_s, now() + min(limit_s, _NEW_S)
+        while now() < over and any(  # noqa: ASYNC110  # uvicorn has no event for it
+            _is_answering(one) or (_is_new(one) and now() < new_over) for one in connections
+        ):
+            await asyncio.sleep(_LOOK_S)
+
     def ask_to_stop(self) -> None:
         """Let it end soon. May be called in any thread."""
         self._server.should_exit = True
@@ -70,6 +92,15 @@ class Serving:
         """Wait for its end."""
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
+
+
+def _is_answering(connection: Any) -> bool:
+    cycle = getattr(connection, "cycle", None)
+    return cycle is not None and not cycle.response_complete and not getattr(cycle, "chunked_encoding", False)
+
+
+def _is_new(connection: Any) -> bool:
+    return getattr(connection, "cycle", None) is None
 
 
 class ServingThread:

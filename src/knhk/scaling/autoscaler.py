@@ -60,7 +60,7 @@ class Autoscaler:
     def __init__(
         self,
         settings: Settings,
-        policy: Policy,
+        policy: Callable[[], Policy],
         *,
         clock: Clock,
         scaler: Scaler,
@@ -71,7 +71,7 @@ class Autoscaler:
         schedules: Callable[[], Sequence[tuple[str, Cron]]],
         closing: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
-        self.settings, self.policy, self.scaler, self.crew, self.ledger = settings, policy, scaler, crew, ledger
+        self.settings, self._policy, self.scaler, self.crew, self.ledger = settings, policy, scaler, crew, ledger
         self.history, self.meter = history, meter
         self._clock, self._schedules, self._closing = clock, schedules, closing
         self.last: Look | None = None
@@ -99,6 +99,11 @@ class Autoscaler:
             await asyncio.gather(self._task, return_exceptions=True)
         for close in self._closing:
             await close()
+
+    @property
+    def policy(self) -> Policy:
+        """What is allowed now."""
+        return self._policy()
 
     @property
     def decides(self) -> bool:

@@ -46,6 +46,9 @@ class Two:
     def remote(self, _partition: int) -> str | None:
         return self.urls[self.owner] if self.owner else None
 
+    def absent(self, _partition: int) -> str:
+        return ""
+
     def is_there(self, url: str) -> bool:
         return any(self.urls[name] == url for name in self.there)
 
@@ -95,4 +98,16 @@ async def test_of_anything_else_it_is_said_that_nobody_knows_what_became_of_it(t
     assert raised.value.retryable
     assert two.asked == ["a"]
     await leaving
+    await router.close()
+
+
+@pytest.mark.timeout(60)
+async def test_a_process_that_is_about_to_end_waits_for_no_owner(two: Two) -> None:
+    router, two.owner, two.wait_s = Router(cast(Places, two)), "", 1e9
+    waiting = asyncio.create_task(router.owner(0, forwarded=False))
+    await asyncio.sleep(0.2)
+    assert not waiting.done()
+    router.hurry()
+    with pytest.raises(PartitionMoving):
+        await waiting
     await router.close()

@@ -108,7 +108,7 @@ class Stage:
         meter = Meter(clock, "knhk-0", lambda: Places(0, 10, 0, 10))
         return Autoscaler(
             Settings(enabled=True, interval_s=15, limit_s=600),
-            self.policy,
+            lambda: self.policy,
             clock=clock,
             scaler=self.pods,
             crew=self.pods,
