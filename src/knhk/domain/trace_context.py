@@ -5,6 +5,7 @@ attempt is known before it has begun. W3C Trace Context, https://www.w3.org/TR/t
 """
 
 import re
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -13,6 +14,7 @@ SPAN_BYTES: Final = 8
 ALWAYS_SAMPLED: Final = "O"
 """The covenant whose runs are traced whatever the sampling rate."""
 
+_KEPT: Final = 4_096
 _HEADER: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _SCALE: Final = 1 << 56
 
@@ -49,7 +51,15 @@ def run_span_id(workflow_id: int, retried_at_ns: int = 0) -> bytes:
 
 def attempt_span_id(workflow_id: int, step: str, attempt: int) -> bytes:
     """The span of one attempt of a step; attempts count from 1 over all retries of the run."""
-    return sha256(b"knhk.attempt/%d/%d/%s" % (workflow_id, attempt, step.encode())).digest()[:SPAN_BYTES]
+    run = int.from_bytes(run_span_id(workflow_id), "little")
+    return (run ^ attempt_number(step, attempt)).to_bytes(SPAN_BYTES, "little")
+
+
+@lru_cache(_KEPT)
+def attempt_number(step: str, attempt: int) -> int:
+    """By which bits (64) the spans of such attempts differ from those of their runs: hashed once for many runs."""
+    digest = sha256(b"knhk.attempt/%d/%s" % (attempt, step.encode())).digest()
+    return int.from_bytes(digest[:SPAN_BYTES], "little")
 
 
 def is_sampled(workflow_id: int, rate: float, covenant: str = "") -> bool:

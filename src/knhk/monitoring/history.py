@@ -53,23 +53,34 @@ class History:
     def __init__(self) -> None:
         self._series = (_Series(_MINUTE, MINUTE_NS, MINUTES_KEPT, {}), _Series(_HOUR, HOUR_NS, HOURS_KEPT, {}))
         self._changed: set[tuple[bytes, int]] = set()
+        # What ended in one minute and is in no bucket yet: nearly always the newest one.
+        self._fresh, self._fresh_from_ns = Bucket(), 0
 
     def add(self, ended_at_ns: int, *, failed: bool, slow: bool, seconds: float) -> None:
         """Count one run that ended."""
-        place = bisect_left(BOUNDS_S, seconds)
+        if not 0 <= ended_at_ns - self._fresh_from_ns < MINUTE_NS:
+            self._settle()
+            self._fresh_from_ns = ended_at_ns - ended_at_ns % MINUTE_NS
+        fresh = self._fresh
+        fresh.total += 1
+        fresh.failed += failed
+        fresh.slow += slow
+        fresh.durations[bisect_left(BOUNDS_S, seconds)] += 1
+
+    def _settle(self) -> None:
+        """Put into the buckets what is in none yet."""
+        fresh = self._fresh
+        if not fresh.total:
+            return
         for prefix, length_ns, _, buckets in self._series:
-            number = ended_at_ns // length_ns
-            bucket = buckets.get(number)
-            if bucket is None:
-                bucket = buckets[number] = Bucket()
-            bucket.total += 1
-            bucket.failed += failed
-            bucket.slow += slow
-            bucket.durations[place] += 1
+            number = self._fresh_from_ns // length_ns
+            buckets.setdefault(number, Bucket()).add(fresh)
             self._changed.add((prefix, number))
+        self._fresh = Bucket()
 
     def window(self, now_ns: int, length_s: float) -> Bucket:
         """All that ended in the last `length_s` seconds, to the minute for the last 6 hours, else to the hour."""
+        self._settle()
         length_ns = int(length_s * 1e9)
         minutes, hours = self._series
         series = minutes if length_ns <= (MINUTES_KEPT - 5) * MINUTE_NS else hours
@@ -81,6 +92,7 @@ class History:
 
     def rows(self, now_ns: int) -> dict[bytes, bytes | None]:
         """The rows that changed since the last call, and those that are too old to be kept (None)."""
+        self._settle()
         rows: dict[bytes, bytes | None] = {}
         for prefix, length_ns, kept, buckets in self._series:
             for number in [one for one in buckets if one < now_ns // length_ns - kept]:
@@ -108,6 +120,7 @@ class History:
 
     def put(self, rows: Mapping[bytes, Bucket], now_ns: int, newest: int | None) -> None:
         """Take buckets by their keys in place of what is known: of all, or of the `newest` minutes and hours alone."""
+        self._settle()
         for prefix, length_ns, kept, buckets in self._series:
             since = now_ns // length_ns - (kept if newest is None else newest - 1)
             if newest is None:

@@ -29,7 +29,11 @@ def feed(spans: Spans, workflow_id: int, events: Iterable[Event], **submitted: s
 
 
 def fetched(spans: Spans) -> list[Span]:
-    raw, count = spans.request(spans.fetch(), resource("node", "host").SerializeToString())
+    spans.hand_over()
+    request = spans.fetch(resource("node", "host").SerializeToString())
+    if request is None:
+        return []
+    raw, count = request
     made = ExportTraceServiceRequest.FromString(raw)
     assert attributes(made.resource_spans[0].resource)["service.name"] == "knhk"
     assert made.resource_spans[0].scope_spans[0].scope.name == "knhk"
@@ -139,8 +143,11 @@ def test_what_nobody_fetches_is_dropped_and_counted(monkeypatch: pytest.MonkeyPa
     spans = Spans(1.0, 4, lambda: called.append(None))
     for workflow_id in range(25):
         feed(spans, workflow_id, [Event(210, ev.Completed())])
-    assert (len(spans), spans.dropped, len(called)) == (10, 15, 1)
-    assert [len(spans.fetch()) for _ in range(4)] == [4, 4, 2, 0]
+    assert (len(spans), spans.dropped, len(called)) == (10, 15, 2)
+    assert [len(fetched(spans)) for _ in range(4)] == [4, 4, 2, 0]
+    assert len(spans) == 0
+    feed(spans, 25, [Event(210, ev.Completed())])
+    assert (len(fetched(spans)), spans.dropped) == (1, 15)
 
 
 def test_waits_that_nobody_ends_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
