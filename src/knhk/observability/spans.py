@@ -33,7 +33,7 @@ class Spans:
     of the event loop.
     """
 
-    kinds: Final = frozenset({ev.StepCompleted, *_BEGINNINGS, *_FAILURES, *_ENDS})
+    kinds: Final = frozenset[type[Detail]]({ev.StepCompleted, *_BEGINNINGS, *_FAILURES, *_ENDS})
 
     def __init__(self, sampling_rate: float, batch: int, enough: Callable[[], None]) -> None:
         self._rate, self._batch, self._enough = sampling_rate, batch, enough
