@@ -1,5 +1,9 @@
-"""An OpenTelemetry collector that takes everything, by gRPC and by HTTP, and throws it away. Prints its two ports."""
+"""An OpenTelemetry collector that takes everything, by gRPC and by HTTP, and throws it away.
 
+`python -m bench.collector [GRPC_PORT HTTP_PORT]` prints its two ports; 0, the default, takes any that is free.
+"""
+
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -28,16 +32,16 @@ class _Grpc(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(lambda _request, _context: b"")
 
 
-def main() -> None:
+def main(grpc_port: int = 0, http_port: int = 0) -> None:
     """Serve until the process is killed."""
-    by_http = ThreadingHTTPServer((HOST, 0), _Http)
+    by_http = ThreadingHTTPServer((HOST, http_port), _Http)
     by_grpc = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
     by_grpc.add_generic_rpc_handlers((_Grpc(),))
-    grpc_port = by_grpc.add_insecure_port(f"{HOST}:0")
+    grpc_port = by_grpc.add_insecure_port(f"{HOST}:{grpc_port}")
     by_grpc.start()
     print(grpc_port, by_http.server_port, flush=True)
     by_http.serve_forever()
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""What it costs to be watched, `python -m bench.observability`: CPU of a run without and with metrics and OTLP.
+"""What it costs to be watched, `python -m bench.observability`: CPU and throughput without and with metrics and OTLP.
 
 Each variant gets a fresh node without servers, in this process, and the same runs of two pure steps, every descriptor
 another one. Variants are taken in turn, several rounds of it, so that the machine's moods meet all of them alike; the
@@ -26,8 +26,10 @@ from bench.server_config import HOST, environment
 from bench.settings import BenchFailure
 from knhk.bootstrap import Node, observability
 from knhk.bootstrap.monitoring import monitor_of
+from knhk.bootstrap.serving import tune_for_throughput
 from knhk.config import Config
 from knhk.engine.control import Submission
+from knhk.observability import logs
 from knhk.observability.exporter import Exporter
 from knhk.ports.duty import Duty
 
@@ -54,9 +56,10 @@ class Variant(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """What one stretch of runs cost: CPU of the process in us a run, spans that arrived a run."""
+    """What one stretch of runs cost: CPU of the process in us a run, runs a second, spans that arrived a run."""
 
     cpu_us: float
+    per_s: float
     spans: float
 
 
@@ -115,15 +118,17 @@ async def _stretch(config: Config, variant: Variant, warm_up: int, count: int) -
     for duty in duties:
         await duty.start()
     await _runs(node, 0, warm_up)
-    gc.collect()
-    cpu = time.process_time()
+    gc.unfreeze()
+    tune_for_throughput()  # as a server does it
+    cpu, began = time.process_time(), time.perf_counter()
     await _runs(node, warm_up, count)
+    took_s = time.perf_counter() - began
     for duty in reversed(duties):  # what was queued is sent now, and counts
         await duty.stop()
     cpu = time.process_time() - cpu
     sent = sum(_spans_sent(duty) for duty in duties if isinstance(duty, Exporter))
     await node.stop()
-    return Watched(cpu * 1e6 / count, sent / (count + warm_up))
+    return Watched(cpu * 1e6 / count, count / took_s, sent / (count + warm_up))
 
 
 def _spans_sent(exporter: Exporter) -> float:
@@ -154,13 +159,19 @@ def measure(rounds: int, count: int, directory: Path, remarks: Console) -> dict[
 
 
 def _show(results: dict[str, list[Watched]], console: Console) -> None:
-    table = Table("watched by", "CPU us a run, median", "best", "against nothing", "worst pair", "best pair", "spans")
-    bare = [one.cpu_us for one in next(iter(results.values()))]
+    table = Table(
+        "watched by", "CPU us a run", "against nothing", "pairs", "runs/s", "against nothing", "pairs", "spans"
+    )
+    alone = next(iter(results.values()))
     for name, stretches in results.items():
-        costs = [one.cpu_us for one in stretches]
-        ratios = [cost / alone for cost, alone in zip(costs, bare, strict=True)]
-        cells = [f"{statistics.median(costs):.0f}", f"{min(costs):.0f}"]
-        cells += [f"{(ratio - 1) * 100:+.1f} %" for ratio in (statistics.median(ratios), max(ratios), min(ratios))]
+        cells: list[str] = []
+        for figure in ("cpu_us", "per_s"):
+            mine, bare = ([float(getattr(one, figure)) for one in those] for those in (stretches, alone))
+            ratios = sorted(one / nothing for one, nothing in zip(mine, bare, strict=True))
+            middle, least, most = (
+                f"{(one - 1) * 100:+.1f}" for one in (statistics.median(ratios), ratios[0], ratios[-1])
+            )
+            cells += [f"{statistics.median(mine):.0f}", f"{middle} %", f"{least} to {most}"]
         table.add_row(name, *cells, f"{statistics.mean(one.spans for one in stretches):.1f}")
     console.print(table)
 
@@ -174,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if not 0 < given.rounds <= 100 or not 0 < given.runs <= 100_000:
         parser.error("--rounds is at most 100, --runs at most 100000")
+    logs.set_level("error")  # that the dead collector is dead need not be said in each round
     try:
         results = measure(given.rounds, given.runs, given.dir, Console(stderr=True))
     except BenchFailure as problem:

@@ -105,7 +105,7 @@ async def serve_on(loaded: Loaded, sockets: Sockets, seat: "Seat | None" = None)
             await duty.start()
         for server in api_servers:
             await server.start()
-        _tune_for_throughput()
+        tune_for_throughput()
         operations.started = True
         log.info(
             "ready",
@@ -235,7 +235,7 @@ async def _until_stopped(
     return 0 if company is None else company.exit_code
 
 
-def _tune_for_throughput() -> None:
+def tune_for_throughput() -> None:
     """What was made during the start stays: the collector need not look at it again."""
     gc.collect()
     gc.freeze()
