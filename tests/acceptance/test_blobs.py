@@ -17,6 +17,7 @@ import pytest
 
 from knhk import Client
 from knhk.domain.errors import BlobMismatch, BlobNotFound, InvalidInputs, PayloadTooLarge, Unsupported
+from knhk.domain.identifier import parse, partition_of
 from tests.acceptance.server import Server
 from tests.services.postgres import missing, shared_server
 
@@ -36,6 +37,15 @@ spec:
       timeout: 5m
   outputs:
     copied: ${{ steps.send.output.body }}
+"""
+KEEP = """
+apiVersion: knhk/v1
+kind: Workflow
+metadata: {name: keep}
+spec:
+  inputs: {source: {type: object}}
+  steps: [{name: pass, action: process, params: {output: "${{ inputs.source }}"}}]
+  outputs: {same: "${{ steps.pass.output }}"}
 """
 
 
@@ -296,6 +306,37 @@ def test_with_postgresql_blobs_need_a_directory(tmp_path: Path, peer: str) -> No
         server.start()
         with Client(server.api) as client:
             assert sum(map(len, client.blobs.read(kept))) == kept.size
+    finally:
+        server.close()
+
+
+def test_several_processes_share_what_was_sent_to_one_of_them(tmp_path: Path) -> None:
+    server = Server(tmp_path, platform={"processes": 2})
+    data, found = content(MiB), dict[int, str]()
+    try:
+        server.start()
+        with Client(server.api) as client:
+            reference = client.blobs.put(data, "text/plain")
+        for _ in range(200):
+            with Client(server.api) as client:  # new connections come to either process
+                assert client.blobs.size(reference) == len(data)
+                run = client.run(KEEP, {"source": reference})
+            assert run.state == "completed", run
+            found[partition_of(parse(run.workflow_id))] = run.workflow_id
+            if len(found) == 2:
+                break
+        assert sorted(found) == [0, 1]
+        server.kill()
+        server.start()
+        for _ in range(10):
+            with Client(server.api) as client:
+                assert b"".join(client.blobs.read(reference)) == data
+        assert server.verify()["valid"]
+        with Client(server.api) as client:
+            client.delete(found[0])
+            assert b"".join(client.blobs.read(reference, 5, 5)) == data[5:10], "the other workflow still has it"
+        server.stop()
+        assert server.verify()["valid"]
     finally:
         server.close()
 

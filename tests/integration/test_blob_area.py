@@ -343,3 +343,38 @@ def test_what_a_killed_process_left_behind_goes_at_the_next_start(
     writer.wait()
     house.open()
     assert house.files() == []
+
+
+@pytest.mark.parametrize("other_disk", [False, True])
+def test_a_neighbours_blob_is_seen_and_becomes_its_own_when_a_run_refers_to_it(
+    tmp_path: Path, other_disk: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, here = House(tmp_path / "0", encrypted=False), House(tmp_path / "1", encrypted=False)
+    here.area._neighbours = lambda: [tmp_path / "not-there" / "blobs", there.path / "blobs"]
+    if other_disk:
+
+        def link(_source: Path, _target: Path) -> None:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+        monkeypatch.setattr(os, "link", link)
+    content = os.urandom(MiB)
+    reference = put(there.area, content)
+    file = there.area.find(reference.digest)
+    assert file is not None
+    os.utime(file, ns=(0, 0))
+    here.area.require(named(reference)[0])
+    assert read(here.area, reference, 5, 10) == content[5:15]
+    there.area.collect(file.name, time.time_ns() - 1_000_000_000)
+    assert read(here.area, reference) == content, "it is wanted next door"
+    assert here.area.find(reference.digest) is None
+    here.area.mark(FIRST, named(reference))
+    assert here.area.blobs_of(FIRST) == [file.name]
+    there.area.collect(file.name, time.time_ns() + 1)
+    with pytest.raises(BlobNotFound):
+        there.area.size(reference.digest)
+    assert read(here.open(), reference) == content
+    there.area._neighbours = lambda: [here.path / "blobs"]
+    there.area.mark(SECOND, named(reference))
+    here.area.begin_erasure(FIRST)
+    here.area.end_erasure(FIRST, destroy=True)
+    assert read(there.open(), reference) == content, "its own, whatever becomes of the other"

@@ -28,6 +28,8 @@ class Places(Protocol):
     """How long a request waits for a partition that is between two owners."""
     shared: bool
     """Whether this process can read every partition's journal, or the owner alone can."""
+    shares_blobs: bool
+    """Whether every partition can use the blobs that were sent to this process."""
 
     @property
     def reader(self) -> Control:

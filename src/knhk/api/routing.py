@@ -111,7 +111,7 @@ class RoutedSubmit(SubmitRoute):
             word in body for word in _LIMITED
         ):
             return HOME
-        if _MAY_HAVE_CHILDREN.search(body) or (_DIGEST in body and not self._places.shared):
+        if _MAY_HAVE_CHILDREN.search(body) or (_DIGEST in body and not self._places.shares_blobs):
             return HOME
         return self._places.homes(key)[0] if key else None
 
@@ -145,7 +145,7 @@ class Routing:
                 body = await read_body(receive, self._max_body_bytes)
                 partition, receive = _partition_in(body), replay(body, receive)
             ASKED.set(listing.asked(scope["headers"]))
-            owned = forwarded or self._router.places.shared or not scope["path"].startswith(f"{_BLOBS}/")
+            owned = forwarded or self._router.places.shares_blobs or not scope["path"].startswith(f"{_BLOBS}/")
             if partition is None and not owned and (url := await self._with_blob(scope)) is not None:
                 answer = await self._router.send(
                     url, scope["method"], target_of(scope), scope["headers"], b"", streamed=True
@@ -169,7 +169,7 @@ class Routing:
         """
         path, method = scope["path"], scope["method"]
         reads = method in ("GET", "HEAD", "OPTIONS")
-        if path.startswith(_BLOBS) and not self._router.places.shared:
+        if path.startswith(_BLOBS) and not self._router.places.shares_blobs:
             return None if reads else HOME  # and so are the runs that are given some
         if path == PATH or path.startswith((_BLOBS, *_SAME_EVERYWHERE, *_EVERYWHERE)):
             return None

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from knhk.bootstrap.clustered import has_own_journal, shares_journal
+from knhk.config import Config
 from knhk.config.sections import Persistence
 from knhk.domain.errors import InvalidConfiguration
 from knhk.persistence.blob_area import FOLDER, BlobArea
+from knhk.persistence.partition_directories import neighbours_of
 from knhk.ports.blobs import NoBlobs
 
 if TYPE_CHECKING:
@@ -27,15 +30,27 @@ def blob_path(persistence: Persistence) -> Path | None:
 
 
 def blobs_of(
-    persistence: Persistence,
+    config: Config,
     store: "RocksDbStore | PostgresStore",
-    number: Callable[[], int] = lambda: 0,
-    now_ns: Callable[[], int] = lambda: 0,
+    partition: int,
+    number: Callable[[], int],
+    now_ns: Callable[[], int],
 ) -> BlobArea | NoBlobs:
-    """The blobs of a store. `number` gives new unique numbers, `now_ns` Unix time; who only reads needs neither."""
-    path, options = blob_path(persistence), persistence.blobs
+    """The blobs of a node's runs. `number` gives new unique numbers, `now_ns` Unix time."""
+    persistence, options = config.persistence, config.persistence.blobs
+    path = blob_path(persistence)
     if path is None:
         return NoBlobs("the journal is in PostgreSQL, and `persistence.blobs.path` names no directory for them")
+    if has_own_journal(config):
+        return NoBlobs("the nodes of this cluster have a data directory each")
+    if shares_journal(config) and persistence.encryption:
+        return NoBlobs("the nodes of a cluster do not share a key ring, and `persistence.encryption` is on")
+
+    def neighbours() -> list[Path]:
+        if persistence.url:
+            return []
+        return [directory / FOLDER for directory in neighbours_of(persistence.path, partition)]
+
     cipher = store.cipher
     return BlobArea(
         path,
@@ -47,4 +62,5 @@ def blobs_of(
         encrypting=cipher.encrypting,
         number=number,
         now_ns=now_ns,
+        neighbours=neighbours,
     )

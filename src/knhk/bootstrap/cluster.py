@@ -45,7 +45,7 @@ class Cluster:
     """
 
     room: Final = "cluster"
-    shared = True
+    shared = shares_blobs = True
     exit_code = 0
 
     def __init__(self, node: Node, api: str) -> None:

@@ -47,6 +47,7 @@ class Local:
 
     room: Final = "processes"
     wait_s = WAIT_S
+    shares_blobs = True
 
     def __init__(self, node: Node, seat: Seat, stopping: asyncio.Event) -> None:
         self._node, self._config, self._channel, self._stopping = node, seat.config, seat.channel, stopping

@@ -12,7 +12,6 @@ import uvloop
 from knhk.actions.catalogue import catalogue
 from knhk.actions.registry import Registry
 from knhk.bootstrap.blobs import blobs_of
-from knhk.bootstrap.clustered import has_own_journal, shares_journal
 from knhk.bootstrap.stores import open_store, projections_of
 from knhk.config import Config, Loaded
 from knhk.domain.compile_triggers import SECRETS
@@ -26,12 +25,11 @@ from knhk.observability.uptime import Uptime
 from knhk.persistence.blob_area import BlobArea
 from knhk.persistence.blob_check import references
 from knhk.persistence.blob_keeping import BlobKeeper
-from knhk.persistence.partition_directories import partitions_in
 from knhk.persistence.rocksdb import RocksDbStore
 from knhk.platform.clock import SystemClock
 from knhk.platform.ids import SnowflakeIds
 from knhk.ports.append import Append
-from knhk.ports.blobs import Blobs, NoBlobs
+from knhk.ports.blobs import NoBlobs
 from knhk.ports.fold import Fold
 from knhk.security.signing import Ed25519Signer
 
@@ -42,9 +40,6 @@ if TYPE_CHECKING:
 
 PARTITION: Final = 0
 _MILLISECOND_NS: Final = 1_000_000
-
-
-_OF_SEVERAL: Final = "several processes, partitions or nodes have a data directory each, and share no blobs"
 
 
 class Node:
@@ -69,32 +64,24 @@ class Node:
             self._alone()
         else:
             self._share(beside)
-        shared = beside is not None and bool(config.persistence.url)
-        own: Blobs = beside.area or beside.blobs if beside is not None and shared else self._own_blobs()
-        self.area: BlobArea | None = own if isinstance(own, BlobArea) else None
-        """Where the blobs of this node's runs are."""
-        several = (
-            beside is not None
-            or partition
-            or config.platform.processes != "1"
-            or has_own_journal(config)
-            or _partitions_in(config) > 1
-        )
-        self.blobs: Blobs = NoBlobs(_OF_SEVERAL) if several and not config.persistence.url else own
-        """What actions, and those who submit, may use of it."""
-        self.registry: Registry = (
-            beside.registry if beside is not None and shared else catalogue(config.actions, self.blobs)
-        )
+        shares = beside if config.persistence.url else None
+        """The node whose blobs and actions this one uses too: in a database there is one of each for all."""
+        self.blobs: BlobArea | NoBlobs = self._own_blobs() if shares is None else shares.blobs
+        self.registry: Registry = catalogue(config.actions, self.blobs) if shares is None else shares.registry
         self.keeper = None if self.area is None else BlobKeeper(self.store, self.area)
         """What commits go through so that their blobs stay."""
         self.engine = self.engine_of(partition)
         """The engine of a node that works alone; in a cluster one that is never started, and only reads."""
 
+    @property
+    def area(self) -> BlobArea | None:
+        """Where the blobs of this node's runs are."""
+        return self.blobs if isinstance(self.blobs, BlobArea) else None
+
     def _own_blobs(self) -> BlobArea | NoBlobs:
-        persistence = self.config.persistence
-        if shares_journal(self.config) and persistence.encryption:
-            return NoBlobs("the nodes of a cluster do not share a key ring, and `persistence.encryption` is on")
-        return blobs_of(persistence, self.store, lambda: self.ids.next_id(self.partition), self.clock.now_ns)
+        return blobs_of(
+            self.config, self.store, self.partition, lambda: self.ids.next_id(self.partition), self.clock.now_ns
+        )
 
     def _alone(self) -> None:
         self.clock = SystemClock()
@@ -208,10 +195,6 @@ class Node:
             await self.store.close()
         else:
             self.store.release(self.partition)
-
-
-def _partitions_in(config: Config) -> int:
-    return 1 if config.persistence.url else partitions_in(config.persistence.path)
 
 
 def settings(config: Config, partition: int = PARTITION) -> Settings:

@@ -58,7 +58,7 @@ def node_config(config: Config) -> Config:
 class OwnJournals(Cluster):
     """The cluster as such a node sees it. `config` is the whole configuration, of which the node has its part."""
 
-    shared = False
+    shared = shares_blobs = False
 
     def __init__(self, node: Node, api: str, config: Config) -> None:
         super().__init__(node, api)

@@ -1,7 +1,7 @@
 """Re-encryption, keys and erasure of a node, from its configuration."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from knhk.persistence.rows import RowStore
 from knhk.ports.duty import Duty
 from knhk.ports.keys import KeyWrapper
 from knhk.protection.archive import SUFFIX
+from knhk.protection.blob_archive import BlobArchive
 from knhk.protection.blobs import BlobCare
 from knhk.protection.erasure import Erasure
 from knhk.protection.keys import KeyManagement
@@ -45,14 +46,13 @@ class NodeProtection:
         self.retention = None if shares or shares_journal(node.config) else _retention_of(node, store)
         self.duties += [] if self.retention is None else [self.retention]
         if node.keeper is not None and area is not None:
-            grace_ns, archiving = persistence.blobs.grace_ns, bool(persistence.archive)
             care = BlobCare(
                 area,
                 node.keeper,
                 node.store,
                 clock,
-                grace_ns=grace_ns,
-                archiving=archiving,
+                grace_ns=persistence.blobs.grace_ns,
+                archive=_blob_archive_of(node),
                 bytes_per_s=persistence.maintenance_rate_bytes,
             )
             self.duties.append(care)
@@ -71,14 +71,25 @@ class ArchivePlace:
     def __init__(self, url: str, *, make: bool = True) -> None:
         self._place = Place.of(url, make=make)
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes | Path) -> None:
         self._place.put(name, content)
+
+    def has(self, name: str) -> bool:
+        return self._place.has(name)
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        return self._place.stream(name)
 
     def read(self, name: str) -> bytes:
         return self._place.read(name)
 
     def names(self) -> list[str]:
         return sorted(entry.name for entry in self._place.entries() if entry.name.endswith(SUFFIX))
+
+
+def _blob_archive_of(node: Node) -> BlobArchive | None:
+    url = node.config.persistence.archive
+    return None if node.area is None or not url else BlobArchive(node.area, lambda: ArchivePlace(url))
 
 
 def _retention_of(node: Node, store: RowStore) -> Retention:
@@ -100,6 +111,7 @@ def _retention_of(node: Node, store: RowStore) -> Retention:
         bar=node.engine.arrivals.bar,
         last_used=lambda: node.last_used_ns,
         place=place,
+        blobs=_blob_archive_of(node),
     )
 
 

@@ -1,6 +1,7 @@
 """`knhk archive`: workflows that were pruned, from where they were archived. Needs no server."""
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ from knhk.domain.errors import InvalidInput, WorkflowNotFound
 if TYPE_CHECKING:
     from knhk.bootstrap.protection import ArchivePlace
     from knhk.protection.archive import Archive, ArchiveReader
+    from knhk.protection.blob_archive import ArchivedBlobs
 
 app = typer.Typer(
     name="archive", help="Workflows that were pruned and archived.", no_args_is_help=True, rich_markup_mode=None
@@ -51,6 +53,7 @@ def show(
     """A workflow's receipts, inputs and outputs from its archive."""
     from knhk.cli.live import line_of
     from knhk.domain import payload
+    from knhk.domain.blob import digests_in
     from knhk.domain.identifier import parse
     from knhk.engine.loader import decode_receipts
 
@@ -68,8 +71,33 @@ def show(
             typer.echo(line_of(receipt))
         print_table(("seq", "kind", "value"), [list(one.values()) for one in values], folds=("value",))
 
+        if blobs:
+            print_table(("blob", "archived"), [[one["digest"], "yes" if one["archived"] else "no"] for one in blobs])
+
+    raws = [raw for (_, slot), raw in reader.payloads(number).items() if slot >= 0]
+    archived = _blobs(directory, archive)
+    blobs = [
+        {"digest": digest, "archived": archived.has(digest)}
+        for digest in dict.fromkeys(digest for raw in raws for digest in digests_in(raw))
+    ]
     shown: dict[str, Any] = {"workflow_id": workflow_id, "archive": name, "receipts": receipts, "payloads": values}
-    emit(shown, output, table)
+    emit({**shown, "blobs": blobs}, output, table)
+
+
+@app.command()
+def blob(
+    context: typer.Context,
+    digest: Annotated[str, typer.Argument(metavar="DIGEST", help="sha256:..., as the reference has it.")],
+    target: Annotated[Path, typer.Option("--to", metavar="FILE", help="Where to write it.")],
+    archive: ArchiveOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Bring a blob back from the archive; what comes is compared with the digest."""
+    from knhk.actions.blob_access import save
+
+    with _blobs(data_directory(context, data, config), archive).area_with(digest) as area:
+        save(area.pieces(digest), target)
 
 
 @app.command()
@@ -81,7 +109,7 @@ def verify(
     config: ConfigOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Verify all archives: signatures, receipts, inputs, outputs and descriptors. Exits 1 if anything is wrong.
+    """Verify all archives: signatures, receipts, inputs, outputs, descriptors and blobs. Exits 1 if anything is wrong.
 
     Without --public-key, the keys that stand in the archives themselves are trusted.
     """
@@ -95,7 +123,7 @@ def verify(
     for name in place.names():
         found = _decoded(place, name)
         trust = Trust.of(pinned or found.keys, check)
-        total.absorb(asyncio.run(verify_archive(ArchiveReader(found, cipher), trust)))
+        total.absorb(asyncio.run(verify_archive(ArchiveReader(found, cipher), trust, _blobs(directory, archive))))
     where = archive or directory.persistence.archive
     emit({"archive": where, **total.to_dict()}, output, lambda: print_report(total, where))
     if not total.valid:
@@ -109,6 +137,12 @@ def _place(directory: DataDirectory, archive: str | None) -> "ArchivePlace":
     if not where:
         raise InvalidInput("there is no archive", hint="Name it with --archive, or in persistence.archive.")
     return ArchivePlace(where, make=False)
+
+
+def _blobs(directory: DataDirectory, archive: str | None) -> "ArchivedBlobs":
+    from knhk.protection.blob_archive import ArchivedBlobs
+
+    return ArchivedBlobs(_place(directory, archive), cipher_of(directory).keys)
 
 
 def _decoded(place: "ArchivePlace", name: str) -> "Archive":

@@ -14,7 +14,7 @@ mark too many, which the background work of protection/blobs.py removes. Everyth
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -66,9 +66,11 @@ class BlobArea:
         encrypting: bool = False,
         number: Callable[[], int] = lambda: 0,
         now_ns: Callable[[], int] = lambda: 0,
+        neighbours: Callable[[], Iterable[Path]] = tuple,
     ) -> None:
         self.path, self.inline_bytes, self.data_bytes, self.max_bytes = path, inline_bytes, data_bytes, max_bytes
         self._min_free_bytes, self._number, self._now_ns = min_free_bytes, number, now_ns
+        self._neighbours = neighbours
         self._cipher = None if keys is None else BlobCipher(keys)
         self._encrypting = encrypting and keys is not None
         self._lock = threading.Lock()
@@ -133,12 +135,19 @@ class BlobArea:
     # -- What is there
 
     def find(self, digest: str) -> Path | None:
-        """The file of a blob."""
+        """The file of a blob in this area."""
+        return self._find(digest, self.path)
+
+    def _find(self, digest: str, area: Path) -> Path | None:
         for name in self.names_of(digest):
-            path = self.file(name)
+            path = file_in(area, name)
             if path.exists():
                 return path
         return None
+
+    def _find_anywhere(self, digest: str) -> Path | None:
+        found = self.find(digest)  # first, and nearly always: the neighbours are looked up in their directory
+        return found or next(filter(None, (self._find(digest, area) for area in self._neighbours())), None)
 
     def names(self) -> Iterator[str]:
         """The names of all files, in order."""
@@ -194,7 +203,7 @@ class BlobArea:
             self._mark(workflow_id, digest)
 
     def _mark(self, workflow_id: int, digest: str) -> None:
-        path = self.find(digest)
+        path = self.find(digest) or self._adopted(digest)
         if path is None:
             return  # it was looked for when the payload came in: somebody has taken it away by hand
         try:
@@ -205,6 +214,31 @@ class BlobArea:
         self._wanted.pop(path.name, None)
         if self.written is not None:
             self.written.append(path.name)
+
+    def _adopted(self, digest: str) -> Path | None:
+        """A neighbour's blob made this area's own, so that it stays whatever becomes of the other."""
+        found = self._find_anywhere(digest)
+        if found is None or digest == EMPTY:
+            return None
+        path = self.file(found.name)
+        try:
+            if _is_sealed(found):
+                raise PermissionError("two areas cannot share a key that one of them may have to destroy")
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            os.link(found, path)
+            sync_path(path.parent)
+            sync_path(path.parent.parent)
+        except FileExistsError:
+            return path
+        except OSError:  # on another disk, for example
+            sink = self.begin()
+            try:
+                for piece in self.stored_pieces(found):
+                    sink.write(piece)
+                sink.finish(expected=digest)
+            finally:
+                sink.abort()
+        return self.find(digest)
 
     def blobs_of(self, workflow_id: int) -> list[str]:
         """The names of the blobs that a run refers to."""
@@ -339,10 +373,10 @@ class BlobArea:
 
     def file(self, name: str) -> Path:
         """Where the file of this name is, if there is one."""
-        return self.path / "data" / name[:2] / name
+        return file_in(self.path, name)
 
     def _required(self, digest: str) -> Path:
-        path = self.find(digest)
+        path = self._find_anywhere(digest)
         if path is None:
             raise _absent(digest)
         return path
@@ -381,6 +415,11 @@ class BlobArea:
             sync_path(path.parent.parent)
         path.touch(mode=0o600)
         sync_path(path.parent)
+
+
+def file_in(area: Path, name: str) -> Path:
+    """Where the file of this name is in an area."""
+    return area / "data" / name[:2] / name
 
 
 def _is_sealed(path: Path) -> bool:

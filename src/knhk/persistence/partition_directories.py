@@ -19,6 +19,14 @@ def directory_of(data: Path, partition: int) -> Path:
     return data / FOLDER / str(partition) if partition else data
 
 
+def neighbours_of(directory: Path, partition: int) -> list[Path]:
+    """The directories of the other partitions there are, given that of one."""
+    data = directory.parent.parent if partition else directory
+    folder = data / FOLDER
+    found = {int(one.name) for one in folder.iterdir() if one.name.isdecimal()} if folder.is_dir() else set()
+    return [directory_of(data, one) for one in sorted({0, *found} - {partition})]
+
+
 def partitions_in(data: Path) -> int:
     """How many partitions a data directory has; 1 if there is none yet.
 

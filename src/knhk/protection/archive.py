@@ -17,6 +17,7 @@ from knhk.domain.errors import BackupCorrupt, Corrupt, DataErased, EncryptionKey
 from knhk.domain.identifier import to_text
 from knhk.domain.receipt import Sealed
 from knhk.persistence import codec, receipt_rows
+from knhk.persistence.blob_check import references
 from knhk.persistence.cipher import Cipher
 from knhk.persistence.journal_check import check_descriptor
 from knhk.persistence.prune_records import PruneRecord, SignedRecord, digest_entry
@@ -26,6 +27,7 @@ from knhk.persistence.rows import Row
 from knhk.persistence.scanner import ERASED_ROW, LOCKED_ROW
 from knhk.persistence.verification import Report, RunCheck, Trust
 from knhk.ports.environment import PublicKey
+from knhk.protection.blob_archive import ArchivedBlobs
 
 MAGIC: Final = b"KNHKARC1"
 SUFFIX: Final = ".knhk-archive"
@@ -126,8 +128,8 @@ class ArchiveReader:
         return None
 
 
-async def verify_archive(reader: ArchiveReader, trust: Trust) -> Report:
-    """Whether an archive is what was pruned: signature, rows, and every receipt, chain, payload and descriptor."""
+async def verify_archive(reader: ArchiveReader, trust: Trust, blobs: ArchivedBlobs | None = None) -> Report:
+    """Whether an archive is what was pruned: signature, rows, and every receipt, chain, payload and blob."""
     report, record = Report(), reader.archive.record()
     objection = objection_to(reader.archive.signed, record, trust)
     if objection:
@@ -139,13 +141,14 @@ async def verify_archive(reader: ArchiveReader, trust: Trust) -> Report:
     except Corrupt as error:
         report.note("corrupt", error.message)
         return report
-    entries = []
+    entries, used = [], dict[str, int]()
     for run, sealed in runs.items():
         check = RunCheck(run, report)
         check.chain(sealed)
         try:
-            found = {place: sha256(raw).digest() for place, raw in reader.payloads(run).items()}
-            check.payloads(found)
+            payloads = reader.payloads(run)
+            check.payloads({place: sha256(raw).digest() for place, raw in payloads.items()})
+            used.update((digest, run) for _, digest in references((run, *at, raw) for at, raw in payloads.items()))
         except Corrupt as error:
             report.note("corrupt", error.message)
         for digest in check.descriptor_digests:
@@ -154,6 +157,8 @@ async def verify_archive(reader: ArchiveReader, trust: Trust) -> Report:
         report.workflows += 1
         report.total_count += len(sealed)
         report.verified_count += sum(one.has_body and one.hash not in check.faulty for one in sealed)
+    if blobs is not None:
+        blobs.check(used, report)
     if sha256(b"".join(entries)).digest() != record.digest or report.total_count != record.receipts:
         report.note("chain_break", f"record {record.number}: these are not the workflows that were pruned")
     return report

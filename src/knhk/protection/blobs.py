@@ -18,6 +18,7 @@ from knhk.persistence.blob_area import BlobArea
 from knhk.persistence.blob_keeping import BlobKeeper, is_gone
 from knhk.ports.environment import Clock
 from knhk.ports.journal import Journal
+from knhk.protection.blob_archive import BlobArchive
 
 _PAUSE_S: Final = 3600.0
 _RETRY_S: Final = 15.0
@@ -39,11 +40,11 @@ class BlobCare:
         clock: Clock,
         *,
         grace_ns: int,
-        archiving: bool,
+        archive: BlobArchive | None,
         bytes_per_s: int,
     ) -> None:
-        """With `archiving`, the blobs of runs that were pruned stay, since the archive refers to them."""
-        self._archiving, self._bytes_per_s = archiving, bytes_per_s
+        """With an `archive`, the blobs of runs that were pruned are there before they go."""
+        self._archive, self._bytes_per_s = archive, bytes_per_s
         self._area, self._keeper, self._journal, self._clock = area, keeper, journal, clock
         self._grace_ns = grace_ns
         self._turn = asyncio.Lock()
@@ -104,7 +105,9 @@ class BlobCare:
     async def _drop_stray_marks(self, before_ns: int) -> None:
         """Drop the marks of runs that have no payloads, unless they may be about to have some."""
         for looked, (run, names) in enumerate((await asyncio.to_thread(self._marks, before_ns)).items()):
-            if await is_gone(self._journal, run, pruned=not self._archiving):
+            if await is_gone(self._journal, run):
+                if self._archive is not None and not await is_gone(self._journal, run, pruned=False):
+                    await asyncio.to_thread(self._archive.keep, names)  # versions before this one left them out
                 for name in names:
                     await asyncio.to_thread(self._area.forget, name, run)
             if looked % _MARKS_A_TURN == _MARKS_A_TURN - 1:

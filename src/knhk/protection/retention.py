@@ -17,6 +17,7 @@ from knhk.persistence.rocksdb_keys import BLOCK, DESCRIPTOR, RETENTION_KEY, afte
 from knhk.persistence.rows import Changes, Row, Rows, RowStore
 from knhk.ports.environment import Clock, Signer
 from knhk.protection.archive import SUFFIX, Archive, Place, digest_of_rows
+from knhk.protection.blob_archive import BlobArchive
 from knhk.protection.pruning import (
     Found,
     Prunable,
@@ -73,9 +74,11 @@ class Retention:
         bar: Callable[[Sequence[int]], AbstractAsyncContextManager[None]],
         last_used: Callable[[], int],
         place: Callable[[], Place] | None = None,
+        blobs: BlobArchive | None = None,
     ) -> None:
         self._settings, self._store, self._signer, self._clock = settings, store, signer, clock
         self._is_at_rest, self._bar, self._last_used, self._place = is_at_rest, bar, last_used, place
+        self._blobs = blobs
         self._time = RetentionClock.start(clock.now_ns(), clock.now_ns())
         self._turn = asyncio.Lock()
         self._news = asyncio.Event()
@@ -206,6 +209,9 @@ class Retention:
         signed = SignedRecord.by(record, self._signer)
         if rows:
             archive = Archive(signed, await self._store.keys(), rows)
+            if self._blobs is not None:
+                kept = await asyncio.to_thread(self._blobs.keep_those_of, [run.workflow_id for run in runs])
+                await self._clock.sleep(kept / self._settings.bytes_per_s)
             await asyncio.to_thread(self._keep, name, archive)
         gone = 0
 
