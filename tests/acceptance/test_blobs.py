@@ -1,8 +1,10 @@
 """Large payloads on a real server: sent and read in pieces, passed between steps, kept, verified, restored, erased."""
 
 import contextlib
+import json
 import os
 import shutil
+import sqlite3
 import tempfile
 import threading
 import time
@@ -16,8 +18,11 @@ import psutil
 import pytest
 
 from knhk import Client
+from knhk.bootstrap import Node
+from knhk.config import Config
 from knhk.domain.errors import BlobMismatch, BlobNotFound, InvalidInputs, PayloadTooLarge, Unsupported
 from knhk.domain.identifier import parse, partition_of
+from tests.acceptance import blob_callables
 from tests.acceptance.server import Server
 from tests.services.postgres import missing, shared_server
 
@@ -84,15 +89,28 @@ def peer() -> Iterator[str]:
     thread.join()
 
 
-@pytest.fixture
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    """Encrypts unless the test says otherwise."""
-    encryption = getattr(request, "param", True)
-    running = Server(tmp_path, persistence={"encryption": encryption, "blobs": {"max": "100MB"}})
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests that need nothing of their own; it encrypts."""
+    path = tmp_path_factory.mktemp("blobs")
+    actions = {
+        "python": {"callables": ["tests.acceptance.blob_callables:*"]},
+        "sql": {"connections": [{"name": "shop", "url": f"sqlite:///{path / 'shop.db'}"}], "timeout": "10m"},
+    }
+    persistence = {"encryption": True, "blobs": {"max": "100MB"}}
+    running = Server(path, persistence=persistence, actions=actions)
     try:
         yield running.start()
     finally:
         running.close()
+
+
+@pytest.fixture
+def server(shared: Server) -> Server:
+    """The shared server, which a test that stopped it left stopped."""
+    if shared.process is None or shared.process.poll() is not None:
+        shared.start()
+    return shared
 
 
 def content(size: int) -> bytes:
@@ -100,15 +118,31 @@ def content(size: int) -> bytes:
     return b"".join(block[number % MiB :] + block[: number % MiB] for number in range(size // MiB + 1))[:size]
 
 
+def set_pace(server: Server, turns: int) -> None:
+    """How long the database of the server takes over a row."""
+    with contextlib.closing(sqlite3.connect(server.directory / "shop.db")) as database, database:
+        database.execute("CREATE TABLE IF NOT EXISTS pace (turns INTEGER)")
+        database.execute("DELETE FROM pace")
+        database.execute("INSERT INTO pace VALUES (?)", (turns,))
+
+
+def incoming(server: Server) -> list[int]:
+    """The sizes of what is being written."""
+    found = []
+    for path in (server.data / "blobs").glob("incoming-*"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(path.stat().st_size)
+    return found
+
+
 def blob_files(server: Server) -> list[Path]:
     return [path for path in (server.data / "blobs" / "data").rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("server", [False, True], ids=["plain", "encrypted"], indirect=True)
 def test_the_life_of_a_blob(server: Server, peer: str, tmp_path: Path) -> None:
-    data = content(3 * MiB + 5)
+    data, before = content(3 * MiB + 5), len(blob_files(server))
     (tmp_path / "big.csv").write_bytes(data)
-    reference = server.cli("blob", "put", "big.csv", "-o", "json")
+    reference = server.cli("blob", "put", str(tmp_path / "big.csv"), "-o", "json")
     assert reference == {"$blob": f"sha256:{sha256(data).hexdigest()}", "size": len(data), "media_type": "text/csv"}
     with Client(server.api) as client:
         run = client.run(COPY % "sales", {"source": reference, "to": peer})
@@ -128,13 +162,12 @@ def test_the_life_of_a_blob(server: Server, peer: str, tmp_path: Path) -> None:
         with pytest.raises(BlobNotFound):
             client.blobs.size(reference)
         assert b"".join(client.blobs.read(copied)) == data[:MiB]
-    assert len(blob_files(server)) == 1
-    report = server.verify()
-    assert report["valid"], report
+    assert len(blob_files(server)) == before + 1
 
 
 def test_what_is_refused(server: Server, peer: str) -> None:
     missing = {"$blob": f"sha256:{'0' * 64}", "size": 1, "media_type": "text/plain"}
+    before = blob_files(server)
     with Client(server.api, attempts=1) as client:
         with pytest.raises(BlobNotFound):
             client.submit(COPY % "x", {"source": missing, "to": peer})
@@ -147,10 +180,9 @@ def test_what_is_refused(server: Server, peer: str) -> None:
         assert server.client.head(f"/blobs/{missing['$blob']}").status_code == 404
         with pytest.raises(InvalidInputs):
             client.submit(COPY % "x", {"source": "text", "to": peer})
-    assert blob_files(server) == []
+    assert blob_files(server) == before
 
 
-@pytest.mark.parametrize("server", [False], indirect=True)
 def test_parts(server: Server) -> None:
     data = content(700_000)
     sent = server.client.post("/blobs", content=data, headers={"content-type": "image/png"})
@@ -185,9 +217,24 @@ def test_a_snapshot_has_the_blobs_and_a_restore_brings_them_back(server: Server,
         client.delete(run.workflow_id)  # the marks are there again
         with pytest.raises(BlobNotFound):
             client.blobs.size(reference)
-        damaged = next(path for path in (Path(snapshot) / "blobs").rglob("*") if path.is_file())
-        os.truncate(damaged, 1000)
-        assert not server.cli("verify", "--data", snapshot, "--full", "-o", "json", code=1)["valid"]
+
+
+def test_verification_finds_what_is_missing_and_what_is_altered(server: Server, peer: str) -> None:
+    with Client(server.api) as client:
+        client.run(COPY % "sales", {"source": client.blobs.put(content(MiB)), "to": peer})
+    server.stop()
+    kept = {file: file.read_bytes() for file in blob_files(server)}
+    for file, raw in kept.items():
+        file.unlink()  # it may be a hard link to what a snapshot has
+        file.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    report = server.cli("verify", "--data", str(server.data), "--full", "-o", "json", code=1)
+    assert "its blob sha256:" in report["problems"][0], report
+    for file in kept:
+        file.unlink()
+    report = server.cli("verify", "--data", str(server.data), "--full", "-o", "json", code=1)
+    assert (report["missing"] > 0, "is missing" in report["problems"][0]) == (True, True), report
+    for file, raw in kept.items():
+        file.write_bytes(raw)
 
 
 def test_blobs_are_shipped_with_the_journal(tmp_path: Path, peer: str) -> None:
@@ -236,37 +283,61 @@ def test_dying_in_the_middle_of_a_blob_leaves_nothing(server: Server, tmp_path: 
 
     peer = ThreadingHTTPServer(("127.0.0.1", 0), Stalling)
     threading.Thread(target=peer.serve_forever, daemon=True).start()
+    marker, before = tmp_path / "marker", blob_files(server)
+    set_pace(server, 10**12)
     fetch = f"""
 apiVersion: knhk/v1
 kind: Workflow
 metadata: {{name: fetch}}
 spec:
-  timeout: 5m
+  timeout: 10m
   steps:
-    - {{name: get, action: http, params: {{url: "http://127.0.0.1:{peer.server_port}/", timeout: 2m}}}}
-  outputs: {{body: "${{{{ steps.get.output.body }}}}"}}
+    - {{name: get, action: http, params: {{url: "http://127.0.0.1:{peer.server_port}/", timeout: 5m}}}}
+    - name: call
+      action: python
+      params: {{callable: "tests.acceptance.blob_callables:lines", args: {{marker: "{marker}"}}, timeout: 5m}}
+    - name: query
+      action: sql
+      params:
+        connection: shop
+        mode: read
+        timeout: 5m
+        statement: |
+          WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20),
+          spin(j) AS (SELECT 1 UNION ALL SELECT j + 1 FROM spin WHERE j < (SELECT turns FROM pace))
+          SELECT i, hex(zeroblob(500000)) AS text, CASE WHEN i > 15 THEN (SELECT count(*) FROM spin) END AS slow FROM n
+  outputs:
+    got: "${{{{ steps.get.output.body }}}}"
+    called: "${{{{ steps.call.output }}}}"
+    queried: "${{{{ steps.query.output.rows }}}}"
 """
     try:
         workflow_id = server.submit(fetch)
         assert slow.wait(60)
-        deadline = time.monotonic() + 30
-        while not any(path.stat().st_size > MiB for path in (server.data / "blobs").glob("incoming-*")):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        deadline = time.monotonic() + 90
+        while len([size for size in incoming(server) if size > MiB]) < 3:
+            assert time.monotonic() < deadline, incoming(server)
+            time.sleep(0.005)
         server.kill()
-        assert list((server.data / "blobs").glob("incoming-*"))
-        assert blob_files(server) == []
+        set_pace(server, 1)
+        assert len(incoming(server)) == 3
+        assert blob_files(server) == before, "nothing of an unfinished blob is there"
         server.start()
-        server.wait_for(workflow_id, timeout_s=90)
+        server.wait_for(workflow_id, timeout_s=110)
         with Client(server.api) as client:
-            body = client.inspect(workflow_id).outputs["body"]  # type: ignore[index]
-            client.blobs.save(body, tmp_path / "back")
+            outputs = client.inspect(workflow_id).outputs
+            assert outputs is not None
+            client.blobs.save(outputs["got"], tmp_path / "back")
+            assert sum(map(len, client.blobs.read(outputs["called"]))) == blob_callables.SIZE
+            rows = b"".join(client.blobs.read(outputs["queried"])).splitlines()
+            assert [json.loads(row)["i"] for row in rows] == list(range(1, 21))
     finally:
         stalled.set()
         peer.shutdown()
         peer.server_close()
     assert (tmp_path / "back").read_bytes() == data
-    assert not list((server.data / "blobs").glob("incoming-*"))
+    assert incoming(server) == []
+    server.stop()
     assert server.verify()["valid"]
 
 
@@ -274,17 +345,11 @@ def test_with_postgresql_blobs_need_a_directory(tmp_path: Path, peer: str) -> No
     if why := missing():
         pytest.skip(why)
     url, shared = shared_server().new_database(), tmp_path / "shared"
-    server = Server(tmp_path / "without", persistence={"url": url})
+    with pytest.raises(Unsupported, match=r"persistence\.blobs\.path"):
+        Node(Config.model_validate({"persistence": {"url": url, "key_path": tmp_path / "other"}})).blobs.begin()
+    keys = {"key_path": str(tmp_path / "keys"), "encryption": True}
+    server = Server(tmp_path / "with", persistence={"url": url, "blobs": {"path": str(shared)}, **keys})
     try:
-        server.start()
-        with Client(server.api, attempts=1) as client, pytest.raises(Unsupported, match=r"persistence\.blobs\.path"):
-            client.blobs.put(b"x")
-        server.stop()
-        keys = {"key_path": str(tmp_path / "keys"), "encryption": True}
-        given = {"url": url, "blobs": {"path": str(shared)}, **keys}
-        second = Server(tmp_path / "with", persistence=given)
-        server.close()
-        server = second
         server.start()
         with Client(server.api) as client:
             reference = client.blobs.put(content(MiB))
@@ -341,30 +406,22 @@ def test_several_processes_share_what_was_sent_to_one_of_them(tmp_path: Path) ->
         server.close()
 
 
-def test_verification_finds_what_is_missing_and_what_is_altered(server: Server, peer: str) -> None:
-    with Client(server.api) as client:
-        client.run(COPY % "sales", {"source": client.blobs.put(content(MiB)), "to": peer})
-    server.stop()
-    (file,) = blob_files(server)
-    raw = bytearray(file.read_bytes())
-    raw[-1] ^= 1
-    file.write_bytes(raw)
-    report = server.cli("verify", "--data", str(server.data), "--full", "-o", "json", code=1)
-    assert "its blob sha256:" in report["problems"][0]
-    file.unlink()
-    report = server.cli("verify", "--data", str(server.data), "--full", "-o", "json", code=1)
-    assert (report["missing"], "is missing" in report["problems"][0]) == (1, True)
+def test_the_memory_of_the_server_does_not_grow_with_the_blob(server: Server, peer: str, tmp_path: Path) -> None:
+    assert memory_that_a_blob_costs(server, peer, 64 * MiB, tmp_path) < 64 * MiB
 
 
-@pytest.mark.parametrize("size", [64 * MiB, pytest.param(1024 * MiB, marks=pytest.mark.soak)], ids=["64MB", "1GB"])
-def test_the_memory_of_the_server_does_not_grow_with_the_blob(size: int, peer: str, tmp_path: Path) -> None:
-    server = Server(tmp_path, persistence={"encryption": True})
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_a_gigabyte_through_the_server_and_through_a_function(peer: str, tmp_path: Path) -> None:
+    actions = {"python": {"callables": ["tests.acceptance.blob_callables:*"]}}
+    server = Server(tmp_path, persistence={"encryption": True}, actions=actions)
     try:
-        more = memory_that_a_blob_costs(server.start(), peer, size, tmp_path)
+        more = memory_that_a_blob_costs(server.start(), peer, 1024 * MiB, tmp_path)
+        called = memory_that_a_call_costs(server, 1024)
     finally:
         server.close()
-    print(f"{more / MiB:.0f} MiB more than before")  # for `pytest -s`
-    assert more < 64 * MiB
+    print(f"http: {more / MiB:.0f} MiB more than before; python: {called / MiB:.0f}")  # for `pytest -s`
+    assert max(more, called) < 64 * MiB
 
 
 def memory_that_a_blob_costs(server: Server, peer: str, size: int, tmp_path: Path) -> int:
@@ -373,6 +430,39 @@ def memory_that_a_blob_costs(server: Server, peer: str, size: int, tmp_path: Pat
     with path.open("wb") as file:
         for _ in range(size // (16 * MiB)):
             file.write(content(16 * MiB))
+    with peak_of(server) as peak, Client(server.api) as client:
+        reference = client.blobs.put(path)
+        run = client.run(COPY % "sales", {"source": reference, "to": peer})
+        assert run.outputs is not None
+        client.blobs.save(run.outputs["copied"], tmp_path / "back")
+    assert (tmp_path / "back").stat().st_size == size  # `save` has compared the digest
+    return max(peak) - peak[0]
+
+
+def memory_that_a_call_costs(server: Server, megabytes: int) -> int:
+    """Let a function make a blob, and another one read it."""
+    make = f"{{callable: 'tests.acceptance.blob_callables:made', args: {{megabytes: {megabytes}}}, timeout: 10m}}"
+    read = "{callable: 'tests.acceptance.blob_callables:measured', args: {blob: '${{ steps.a.output }}'}, timeout: 10m}"
+    text = f"""
+apiVersion: knhk/v1
+kind: Workflow
+metadata: {{name: calls}}
+spec:
+  timeout: 15m
+  steps:
+    - {{name: a, action: python, params: {make}}}
+    - {{name: b, action: python, depends_on: [a], params: {read}}}
+  outputs: {{read: "${{{{ steps.b.output }}}}"}}
+"""
+    with peak_of(server) as peak, Client(server.api) as client:
+        run = client.run(text, timeout=800)
+    assert run.outputs == {"read": megabytes * MiB}, run
+    return max(peak) - peak[0]
+
+
+@contextlib.contextmanager
+def peak_of(server: Server) -> Iterator[list[int]]:
+    """What memory the server has from now to the end of the block, in bytes."""
     assert server.process is not None
     process = psutil.Process(server.process.pid)
     peak, stopped = [process.memory_info().rss], threading.Event()
@@ -384,13 +474,7 @@ def memory_that_a_blob_costs(server: Server, peer: str, size: int, tmp_path: Pat
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        with Client(server.api) as client:
-            reference = client.blobs.put(path)
-            run = client.run(COPY % "sales", {"source": reference, "to": peer})
-            assert run.outputs is not None
-            client.blobs.save(run.outputs["copied"], tmp_path / "back")
+        yield peak
     finally:
         stopped.set()
         watcher.join()
-    assert (tmp_path / "back").stat().st_size == size  # `save` has compared the digest
-    return max(peak) - peak[0]
