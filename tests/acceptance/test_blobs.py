@@ -455,7 +455,7 @@ spec:
   outputs: {{read: "${{{{ steps.b.output }}}}"}}
 """
     with peak_of(server) as peak, Client(server.api) as client:
-        run = client.run(text, timeout=800)
+        run = client.run(text)
     assert run.outputs == {"read": megabytes * MiB}, run
     return max(peak) - peak[0]
 
