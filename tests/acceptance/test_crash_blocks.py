@@ -60,7 +60,7 @@ def everything(path: Path) -> dict[str, Any]:
     for step in (*steps, one, bad):
         step.update({key: None for key in ("retries",) if "retry" in step})
     steps[3]["params"] = {**steps[3]["params"], "fails": "${{ item == 5 }}"}
-    return _workflow("everything", steps, **{"finally": {"steps": [act(path, "last")]}})
+    return workflow_of("everything", steps, **{"finally": {"steps": [act(path, "last")]}})
 
 
 def saga(path: Path, end: dict[str, Any]) -> dict[str, Any]:
@@ -69,10 +69,10 @@ def saga(path: Path, end: dict[str, Any]) -> dict[str, Any]:
     group = {"name": "group", "depends_on": ["each"], "steps": [undoable(path, "b"), undoable(path, "c", "b")]}
     steps = [undoable(path, "a"), each, group, {**end, "depends_on": ["group"]}]
     handlers = {"on_failure": {"steps": [act(path, "alert")]}, "finally": {"steps": [act(path, "last")]}}
-    return _workflow(f"saga-{end['name']}", steps, **handlers)
+    return workflow_of(f"saga-{end['name']}", steps, **handlers)
 
 
-def _workflow(name: str, steps: list[Any], **spec: Any) -> dict[str, Any]:
+def workflow_of(name: str, steps: list[Any], **spec: Any) -> dict[str, Any]:
     given = {"timeout": "10m", "inputs": {"on": {"type": "boolean", "default": False}}, "steps": steps, **spec}
     return {**_HEAD, "metadata": {"name": name, "department": "test"}, "spec": given}
 
@@ -82,7 +82,7 @@ def _workflow(name: str, steps: list[Any], **spec: Any) -> dict[str, Any]:
 def test_every_construct_survives_kills(crashing: Server, tmp_path: Path, kills: int, seed: int) -> None:
     rng, path = random.Random(seed), tmp_path / "effects"
     crashing.start()
-    part = _workflow("part", [act(path, "x"), act(path, "y", "x")])
+    part = workflow_of("part", [act(path, "x"), act(path, "y", "x")])
     assert crashing.client.put("/definitions/part", content=json.dumps(part)).status_code == 201
     fails = {"name": "breaks", "action": "fail"}
     waits = {"name": "waits", "wait": "1h"}

@@ -15,7 +15,14 @@ from litestar.params import Body, HeaderParameter, PathParameter, QueryParameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from knhk.api.definitions import definition_handlers
-from knhk.api.description import EVENT_RESPONSES, SUBMIT_RESPONSES, ReasonOperation, SubmitOperation, problem_responses
+from knhk.api.description import (
+    EVENT_RESPONSES,
+    SUBMIT_RESPONSES,
+    KeyHeader,
+    ReasonOperation,
+    SubmitOperation,
+    problem_responses,
+)
 from knhk.api.hooks import hook_handlers
 from knhk.api.places import UNANSWERED
 from knhk.api.signals import signal_handlers
@@ -27,6 +34,7 @@ from knhk.domain.problems import MEDIA_TYPE, problem_of_status
 from knhk.domain.run import RunState
 from knhk.engine.control import Control, Filter
 from knhk.engine.loader import decode_receipts
+from knhk.engine.requests import checked_key
 from knhk.observability.logs import get as get_log
 
 _LARGEST_PAGE = 1_000
@@ -105,9 +113,7 @@ def _submit_handler(route: SubmitRoute) -> Any:
         wait: Annotated[
             str | None, QueryParameter(description="Answer when the run has ended, at most after this.")
         ] = None,
-        idempotency_key: Annotated[
-            str | None, HeaderParameter(name="Idempotency-Key", description="Makes repeating the request safe.")
-        ] = None,
+        idempotency_key: KeyHeader = None,
     ) -> Response[bytes]:
         """The body is a descriptor (YAML or JSON), or {"descriptor": ..., "inputs": {...}} in JSON."""
         scope = request.scope
@@ -187,10 +193,13 @@ def _change_handlers(control: Control) -> list[Any]:
         responses=_CHANGES,
         operation_class=ReasonOperation,
     )
-    async def cancel_workflow(workflow_id: WorkflowId, data: Reasoned = None) -> dict[str, Any]:
+    async def cancel_workflow(
+        workflow_id: WorkflowId, data: Reasoned = None, idempotency_key: KeyHeader = None
+    ) -> dict[str, Any]:
         """Stops what is under way and begins nothing more."""
         number = identifier.parse(workflow_id)
-        await control.cancel(number, actor=_ACTOR, reason=data.reason if data else "")
+        key = checked_key(idempotency_key or "")
+        await control.cancel(number, actor=_ACTOR, reason=data.reason if data else "", key=key)
         return await shown(number)
 
     @post(
@@ -200,10 +209,13 @@ def _change_handlers(control: Control) -> list[Any]:
         responses=_CHANGES,
         operation_class=ReasonOperation,
     )
-    async def pause_workflow(workflow_id: WorkflowId, data: Reasoned = None) -> dict[str, Any]:
+    async def pause_workflow(
+        workflow_id: WorkflowId, data: Reasoned = None, idempotency_key: KeyHeader = None
+    ) -> dict[str, Any]:
         """Begins no further steps; those under way finish."""
         number = identifier.parse(workflow_id)
-        await control.pause(number, actor=_ACTOR, reason=data.reason if data else "")
+        key = checked_key(idempotency_key or "")
+        await control.pause(number, actor=_ACTOR, reason=data.reason if data else "", key=key)
         return await shown(number)
 
     @post(
@@ -213,10 +225,13 @@ def _change_handlers(control: Control) -> list[Any]:
         responses=_CHANGES,
         operation_class=ReasonOperation,
     )
-    async def resume_workflow(workflow_id: WorkflowId, data: Reasoned = None) -> dict[str, Any]:
+    async def resume_workflow(
+        workflow_id: WorkflowId, data: Reasoned = None, idempotency_key: KeyHeader = None
+    ) -> dict[str, Any]:
         """Lets a paused run go on."""
         number = identifier.parse(workflow_id)
-        await control.resume(number, actor=_ACTOR, reason=data.reason if data else "")
+        key = checked_key(idempotency_key or "")
+        await control.resume(number, actor=_ACTOR, reason=data.reason if data else "", key=key)
         return await shown(number)
 
     @post("/workflows/{workflow_id:str}/retry", status_code=200, summary="Retry a failed workflow", responses=_RETRY)
@@ -225,13 +240,14 @@ def _change_handlers(control: Control) -> list[Any]:
         from_step: Annotated[
             str | None, QueryParameter(name="from", description="Go back to this step: all after it runs again too.")
         ] = None,
+        idempotency_key: KeyHeader = None,
     ) -> dict[str, Any]:
         """Runs the failed steps again, under the same id; completed steps keep their results."""
-        number = identifier.parse(workflow_id)
+        number, key = identifier.parse(workflow_id), checked_key(idempotency_key or "")
         if from_step is None:
-            await control.retry(number, actor=_ACTOR)
+            await control.retry(number, actor=_ACTOR, key=key)
         else:
-            await control.time_machine.retry_from(number, from_step, actor=_ACTOR)
+            await control.time_machine.retry_from(number, from_step, actor=_ACTOR, key=key)
         return await shown(number)
 
     @delete("/workflows/{workflow_id:str}", status_code=200, summary="Delete a workflow's data", responses=_CHANGES)

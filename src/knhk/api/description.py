@@ -2,13 +2,18 @@
 
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
+from litestar.params import HeaderParameter
 
 from knhk.domain.problems import MEDIA_TYPE
+
+KeyHeader = Annotated[
+    str | None, HeaderParameter(name="Idempotency-Key", description="Makes repeating the request safe.")
+]
 
 
 class Place(msgspec.Struct, rename={"at": "path"}):

@@ -43,15 +43,18 @@ class RoutedControl:
         """The runs of all partitions, newest first: see Control.listing."""
         return await listing.of_all(self._router, wanted, before, limit)
 
-    async def _decide(self, verb: str, workflow_id: int, *, actor: str, reason: str | None = None) -> None:
+    async def _decide(
+        self, verb: str, workflow_id: int, *, actor: str, reason: str | None = None, key: str = ""
+    ) -> None:
         """One of many decisions, by the owner of the run."""
         given = {} if reason is None else {"reason": reason}
+        told = {"key": key} if key else {}
 
         async def here(control: Control) -> None:
-            await getattr(control, verb)(workflow_id, actor=actor, **given)
+            await getattr(control, verb)(workflow_id, actor=actor, **given, **told)
 
         target = f"/workflows/{identifier.to_text(workflow_id)}/{verb}"
-        await self._router.call(identifier.partition_of(workflow_id), here, "POST", target, given or None)
+        await self._router.call(identifier.partition_of(workflow_id), here, "POST", target, given or None, key=key)
 
 
 class _Later:

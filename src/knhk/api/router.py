@@ -168,15 +168,19 @@ class Router:
         target: str,
         body: Any = None,
         *,
+        key: str = "",
         repeatable: bool = False,
     ) -> _Answer | Any:
         """What the owner of a partition answers: by `here` if that is this process, else its node's JSON.
 
-        `body` is sent as JSON. A partition between two owners is waited for. Raises what the owner raises;
-        PartitionMoving if there is none in time, or it is not known whether it did it.
+        `body` is sent as JSON, `key` as Idempotency-Key, with which it may be repeated. A partition between two owners
+        is waited for. Raises what the owner raises; PartitionMoving if there is none in time, or it is not known
+        whether it did it.
         """
         raw = b"" if body is None else msgspec.json.encode(body)
         headers = [] if body is None else [_JSON]
+        if key:
+            headers, repeatable = [*headers, (b"idempotency-key", key.encode())], True
 
         async def attempt() -> tuple[_Answer | Any] | None:
             place = self.place(partition, forwarded=False)

@@ -1,18 +1,20 @@
 """Routes of the operator's time machine: forks, and the same decision about many runs."""
 
+from secrets import token_hex
 from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import post
-from litestar.params import Body, HeaderParameter, PathParameter
+from litestar.params import Body, PathParameter
 
-from knhk.api.description import Submitted, problem_responses
+from knhk.api.description import KeyHeader, Submitted, problem_responses
 from knhk.domain import identifier
 from knhk.domain.errors import InvalidParameter
 from knhk.domain.identifier import to_text
 from knhk.engine import bulk
 from knhk.engine.bulk import Act, Failure, Verb
 from knhk.engine.control import Control, Filter
+from knhk.engine.requests import checked_key
 
 _ACTOR: Final = "api"
 _BULK: Final = problem_responses(503)
@@ -58,9 +60,7 @@ def time_machine_handlers(control: Control) -> list[Any]:
     async def fork_workflow(
         workflow_id: WorkflowId,
         data: Annotated[ForkBody, Body()],
-        idempotency_key: Annotated[
-            str | None, HeaderParameter(name="Idempotency-Key", description="Makes repeating the request safe.")
-        ] = None,
+        idempotency_key: KeyHeader = None,
     ) -> Submitted:
         """Begins a new run at a step; steps that do not come after it keep what they gave in the first run."""
         accepted = await control.time_machine.fork(
@@ -73,8 +73,12 @@ def time_machine_handlers(control: Control) -> list[Any]:
         return Submitted(to_text(accepted.workflow_id), accepted.state, accepted.replayed)
 
     @post("/workflows/bulk", status_code=200, summary="Decide about many workflows", responses=_BULK)
-    async def bulk_workflows(data: Annotated[BulkBody, Body()]) -> BulkAnswer:
-        """Applies a decision to runs that a filter finds, newest first, or with `dry_run` says to which."""
+    async def bulk_workflows(data: Annotated[BulkBody, Body()], idempotency_key: KeyHeader = None) -> BulkAnswer:
+        """Applies a decision to runs that a filter finds, newest first, or with `dry_run` says to which.
+
+        However often it is repeated with the same key, each run takes it once.
+        """
+        key = checked_key(idempotency_key or "") or token_hex(16)
         if not 1 <= data.limit <= bulk.MOST_AT_ONCE:
             raise InvalidParameter(f"limit: from 1 to {bulk.MOST_AT_ONCE}")
         if data.cursor is not None and not (data.cursor.isascii() and data.cursor.isdigit() and len(data.cursor) < 20):
@@ -83,7 +87,7 @@ def time_machine_handlers(control: Control) -> list[Any]:
             data.action,
             Filter(data.state, data.name, data.department),
             control.listing,
-            _act(control, data.action, data.reason),
+            _act(control, data.action, data.reason, key),
             before=None if data.cursor is None else int(data.cursor),
             limit=data.limit,
             dry_run=data.dry_run,
@@ -94,15 +98,15 @@ def time_machine_handlers(control: Control) -> list[Any]:
     return [fork_workflow, bulk_workflows]
 
 
-def _act(control: Control, verb: Verb, reason: str) -> Act:
+def _act(control: Control, verb: Verb, reason: str, key: str) -> Act:
     match verb:
         case "cancel":
-            return lambda one: control.cancel(one, actor=_ACTOR, reason=reason)
+            return lambda one: control.cancel(one, actor=_ACTOR, reason=reason, key=key)
         case "pause":
-            return lambda one: control.pause(one, actor=_ACTOR, reason=reason)
+            return lambda one: control.pause(one, actor=_ACTOR, reason=reason, key=key)
         case "resume":
-            return lambda one: control.resume(one, actor=_ACTOR, reason=reason)
+            return lambda one: control.resume(one, actor=_ACTOR, reason=reason, key=key)
         case "retry":
-            return lambda one: control.retry(one, actor=_ACTOR)
+            return lambda one: control.retry(one, actor=_ACTOR, key=key)
         case "delete":
             return lambda one: control.erase(one, actor=_ACTOR, reason=reason)

@@ -1,7 +1,9 @@
 """`knhk workflow fork` and `knhk workflow bulk`: a new run from a step of another, and decisions about many runs."""
 
 import json
-from typing import Annotated, Any
+import time
+from secrets import token_hex
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -10,8 +12,14 @@ from knhk.cli.files import read_inputs
 from knhk.cli.options import SERVER, IdArgument, InputOption, InputsOption, OutputOption, ReasonOption, ServerOption
 from knhk.cli.output import Output, emit, note, print_table, stderr
 from knhk.cli.workflow import app, connect, path_of, print_workflow
+from knhk.domain.errors import Unavailable
+
+if TYPE_CHECKING:
+    from knhk.cli.client import Client
 
 _PAGE = 100
+_PATIENCE_S: Final = 30.0
+_PAUSE_S: Final = 0.5
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -45,15 +53,18 @@ def bulk(
     limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="At most so many.")] = 1000,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which workflows it would be.")] = False,
     reason: ReasonOption = "",
+    idempotency_key: Annotated[str, typer.Option("--idempotency-key", help="Goes on with a bulk that had it.")] = "",
     server: ServerOption = SERVER,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Do the same to all workflows that a filter finds.
 
-    Exits 1 if it was not possible for some of them. Try it with --dry-run first.
+    Exits 1 if it was not possible for some of them. Try it with --dry-run first. A server that goes away is
+    waited for; if it does not come back, the same command with the key that is told then goes on.
     """
     body: dict[str, Any] = {"action": action, "state": state, "name": name, "department": department}
     body |= {"reason": reason, "dry_run": dry_run}
+    headers = _JSON | {"Idempotency-Key": idempotency_key or f"bulk-{token_hex(8)}"}
     found: dict[str, Any] = {"matched": [], "done": 0, "failed": [], "dry_run": dry_run}
     from rich.progress import Progress
 
@@ -62,7 +73,7 @@ def bulk(
         cursor: str | None = None
         while len(found["matched"]) < limit:
             body |= {"limit": min(_PAGE, limit - len(found["matched"])), "cursor": cursor}
-            page = client.request("POST", "/workflows/bulk", body=json.dumps(body).encode(), headers=_JSON)
+            page = _page(client, body, headers)
             found["matched"] += page["matched"]
             found["done"] += page["done"]
             found["failed"] += page["failed"]
@@ -83,3 +94,16 @@ def bulk(
     emit(found, output, table)
     if found["failed"]:
         raise typer.Exit(exit_codes.FAILED)
+
+
+def _page(client: "Client", body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+    """One page of a bulk. A server that is away is asked again for a while: with the key nothing is done twice."""
+    over = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return client.request("POST", "/workflows/bulk", body=json.dumps(body).encode(), headers=headers)
+        except Unavailable as error:
+            if time.monotonic() >= over:
+                note(f"It is done in part: go on with --idempotency-key {headers['Idempotency-Key']}")
+                raise
+            time.sleep(error.retry_after_s or _PAUSE_S)

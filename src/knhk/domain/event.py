@@ -119,10 +119,12 @@ class Started(Detail, frozen=True, gc=False):
 
 class Paused(Detail, frozen=True, gc=False):
     reason: str = ""
+    idempotency_key: str = ""
 
 
 class Resumed(Detail, frozen=True, gc=False):
     reason: str = ""
+    idempotency_key: str = ""
 
 
 class Retried(Detail, frozen=True, gc=False):
@@ -136,6 +138,7 @@ class Retried(Detail, frozen=True, gc=False):
     deadline_ns: int = 0
     from_step: str = ""
     completed: int = -1
+    idempotency_key: str = ""
 
 
 class Completed(Detail, frozen=True, gc=False):
@@ -150,6 +153,7 @@ class Failed(Detail, frozen=True, gc=False):
 
 class Cancelled(Detail, frozen=True, gc=False):
     reason: str = ""
+    idempotency_key: str = ""
 
 
 class TimedOut(Detail, frozen=True, gc=False):
@@ -247,6 +251,7 @@ class Ending(Detail, frozen=True, gc=False):
     state: str
     failure: Failure | None = None
     reason: str = ""
+    idempotency_key: str = ""
 
 
 class StepCaught(Detail, frozen=True, gc=False):

@@ -51,16 +51,19 @@ def _started(run: Run, event: Event, detail: ev.Started) -> None:
         run.enqueue(index)
 
 
-def _paused(run: Run, event: Event, _detail: ev.Paused) -> None:
+def _paused(run: Run, event: Event, detail: ev.Paused) -> None:
+    run.note_decision("pause", detail.idempotency_key)
     run.state = RunState.PAUSED
     run.paused_at_ns = event.at_ns
 
 
-def _resumed(run: Run, _event: Event, _detail: ev.Resumed) -> None:
+def _resumed(run: Run, _event: Event, detail: ev.Resumed) -> None:
+    run.note_decision("resume", detail.idempotency_key)
     run.state = RunState.RUNNING if run.started_at_ns else RunState.PENDING
 
 
 def _retried(run: Run, event: Event, detail: ev.Retried) -> None:
+    run.note_decision("retry", detail.idempotency_key)
     run.state = RunState.RUNNING
     run.deadline_ns = detail.deadline_ns
     run.started_at_ns = run.started_at_ns or event.at_ns
@@ -145,6 +148,7 @@ def _failed(run: Run, event: Event, detail: ev.Failed) -> None:
 
 
 def _cancelled(run: Run, event: Event, detail: ev.Cancelled) -> None:
+    run.note_decision("cancel", detail.idempotency_key)
     _end(run, event, RunState.CANCELLED, cancelled_because(detail.reason))
 
 

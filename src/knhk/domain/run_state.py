@@ -63,7 +63,8 @@ class Run(Frame):
     still counts, `since_ns` since when they wait, `failures` is the last failure of each step, `skips` are the steps
     that will be skipped. `leases` are those of remote workers, by the step's path. `waits` is what steps wait for from
     others, None if none ever did. `reused` says where steps that were not run have from what they give.
-    `undone` is how often what a step had done was undone, by its path.
+    `undone` is how often what a step had done was undone, by its path. `decisions` are what operators
+    decided under an idempotency key, with the key.
     `ending` says how the run will end while it puts things right before that, `finally_failed` what went wrong in that.
     `inner` is None until the first frame is opened, since most runs have none.
     """
@@ -71,6 +72,7 @@ class Run(Frame):
     __slots__ = (
         "base_attempts",
         "deadline_ns",
+        "decisions",
         "ended_at_ns",
         "ending",
         "erased",
@@ -125,7 +127,17 @@ class Run(Frame):
         self.waits: Waits | None = None
         self.settled = False
         self.undone: dict[str, int] | None = None
+        self.decisions: set[tuple[str, str]] | None = None
         self.reused: dict[int, ev.StepReused] | None = None
+
+    def note_decision(self, verb: str, key: str) -> None:
+        """An operator decided something about the run, under an idempotency key or, if that is empty, none."""
+        if key:
+            self.decisions = (self.decisions or set()) | {(verb, key)}
+
+    def has_decided(self, verb: str, key: str) -> bool:
+        """Whether an operator has decided this under the same key, which is not empty, before."""
+        return self.decisions is not None and (verb, key) in self.decisions
 
     @property
     def ended(self) -> bool:

@@ -39,8 +39,8 @@ def instead_of(run: Run, detail: ev.Completed | ev.Failed | ev.Cancelled | ev.Ti
             ending = ev.Ending(RunState.FAILED, failure)
         case ev.TimedOut(failure):
             ending = ev.Ending(RunState.TIMED_OUT, failure)
-        case ev.Cancelled(reason):
-            ending = ev.Ending(RunState.CANCELLED, reason=reason)
+        case ev.Cancelled(reason, key):
+            ending = ev.Ending(RunState.CANCELLED, reason=reason, idempotency_key=key)
     undo = ending.state != RunState.COMPLETED and bool(done_inside(run))
     return ending if undo or any(_blocks(run, ending)) else detail
 
@@ -55,6 +55,7 @@ def ending(run: Run, event: Event, detail: ev.Ending) -> None:
     run.queued = bytearray(len(run.steps))
     run.done = None
     run.ending = detail
+    run.note_decision("cancel", detail.idempotency_key)
     next_phase(run, event, done)
 
 

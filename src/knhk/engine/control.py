@@ -28,7 +28,7 @@ from knhk.domain.identifier import to_text
 from knhk.domain.limits import NO_LIMITS
 from knhk.domain.plan import Plan, keys_of
 from knhk.domain.receipt import Sealed
-from knhk.domain.run import RETRYABLE, Run, RunState, begun_at_most_once, steps_to_retry
+from knhk.domain.run import Run, RunState
 from knhk.domain.summary import Summary
 from knhk.domain.unwinding import instead_of
 from knhk.engine import inside, views, waiting
@@ -44,7 +44,7 @@ from knhk.engine.loader import Loader
 from knhk.engine.plans import Plans
 from knhk.engine.projector import FOLD, STATE_CODES, row_key
 from knhk.engine.proposals import Proposals
-from knhk.engine.requests import Accepted, Filter, Reused, Submission
+from knhk.engine.requests import Accepted, Filter, Reused, Submission, checked_key
 from knhk.engine.scheduler import Scheduler
 from knhk.engine.signals import Signals
 from knhk.engine.time_machine import TimeMachine
@@ -55,7 +55,6 @@ from knhk.ports.journal import Claim, Journal, record_key
 from knhk.ports.storage import Projections
 
 _SCAN: Final = 5_000
-_LONGEST_KEY: Final = 255
 _NO_INPUTS: Final = payload.encode({})
 _NO_KEYS: Final = ("", "")
 
@@ -190,51 +189,44 @@ class Control:
                 if not await self._watchers.wait(changed):
                     yield None
 
-    async def cancel(self, workflow_id: int, *, actor: str, reason: str = "") -> None:
+    async def cancel(self, workflow_id: int, *, actor: str, reason: str = "", key: str = "") -> None:
         """End a run. Attempts under way are stopped; what they return is not looked at.
 
         If something was done that can be undone, or there is a `finally`, that comes first and the run ends after it;
-        to cancel the run once more ends it at once.
+        to cancel the run once more ends it at once, unless that is done with a key.
         """
         async with self._arrivals.decide(workflow_id) as live:
+            run = live.run
+            if live.run.has_decided("cancel", key):
+                return
+            if key and run.ending is not None and not run.ended:
+                raise IllegalTransition(
+                    f"{to_text(workflow_id)} is about to end as {run.ending.state}",
+                    hint="It still puts right what it did. To end it at once, cancel it alone and without a key.",
+                )
             self._require(live, RunState.PENDING, RunState.RUNNING, RunState.PAUSED, verb="cancelled")
             self._scheduler.cancel_attempts(live)
-            await self._inbound.record(live, instead_of(live.run, ev.Cancelled(reason)), actor)
+            await self._inbound.record(live, instead_of(live.run, ev.Cancelled(reason, key)), actor)
 
-    async def pause(self, workflow_id: int, *, actor: str, reason: str = "") -> None:
+    async def pause(self, workflow_id: int, *, actor: str, reason: str = "", key: str = "") -> None:
         """Begin no further steps of a run; those under way finish. The run's deadline goes on."""
         async with self._arrivals.decide(workflow_id) as live:
+            if live.run.has_decided("pause", key):
+                return
             self._require(live, RunState.PENDING, RunState.RUNNING, verb="paused")
-            await self._inbound.record(live, ev.Paused(reason), actor)
+            await self._inbound.record(live, ev.Paused(reason, key), actor)
 
-    async def resume(self, workflow_id: int, *, actor: str, reason: str = "") -> None:
+    async def resume(self, workflow_id: int, *, actor: str, reason: str = "", key: str = "") -> None:
         """Let a paused run go on."""
         async with self._arrivals.decide(workflow_id) as live:
+            if live.run.has_decided("resume", key):
+                return
             self._require(live, RunState.PAUSED, verb="resumed")
-            await self._inbound.record(live, ev.Resumed(reason), actor)
+            await self._inbound.record(live, ev.Resumed(reason, key), actor)
 
-    async def retry(self, workflow_id: int, *, actor: str) -> tuple[str, ...]:
-        """Let an ended run that did not complete go on from the steps that failed; returns their names."""
-        async with self._arrivals.decide(workflow_id) as live:
-            run = live.run
-            if run.state not in RETRYABLE:
-                raise IllegalTransition(
-                    f"{to_text(workflow_id)} is {run.state}; only a run that ended without completing is retried"
-                )
-            if run.erased:
-                raise IllegalTransition(f"the payloads of {to_text(workflow_id)} were erased; it cannot go on")
-            begun = begun_at_most_once(run)
-            if begun:
-                raise IllegalTransition(
-                    f"step {begun[0].name!r} is at_most_once and has begun: it must not run again",
-                    hint="Find out whether it took effect, and submit a new workflow for what is left.",
-                )
-            self._admission.check()
-            self.require_key(live)
-            steps = steps_to_retry(run)
-            deadline = self._scheduler.deadline_of(run, self._clock.now_ns())
-            await self._inbound.record(live, ev.Retried(steps, deadline), actor)
-            return steps
+    async def retry(self, workflow_id: int, *, actor: str, key: str = "") -> tuple[str, ...]:
+        """Let an ended run that did not complete go on from the steps that failed; see TimeMachine.retry."""
+        return await self.time_machine.retry(workflow_id, actor=actor, key=key)
 
     async def erase(self, workflow_id: int, *, actor: str, reason: str = "") -> None:
         """Delete the inputs and outputs of an ended run for good. Its receipts stay and still verify."""
@@ -354,9 +346,7 @@ class Control:
         return self._create(plan, inputs, submission, claim, version).run.workflow_id
 
     def _claim_of(self, submission: Submission) -> Claim:
-        key = submission.idempotency_key
-        if len(key) > _LONGEST_KEY or "\0" in key:
-            raise InvalidParameter(f"Idempotency-Key: at most {_LONGEST_KEY} characters, and none of them NUL")
+        key = checked_key(submission.idempotency_key)
         inputs = payload.encode(submission.inputs)
         what = submission.descriptor
         if submission.forked_from:

@@ -1,11 +1,12 @@
 """What the faces ask of the engine, and what a submission is answered with."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from knhk.domain import event as ev
+from knhk.domain.errors import InvalidParameter
 from knhk.domain.summary import Summary
 
 
@@ -46,6 +47,16 @@ class Accepted(msgspec.Struct, frozen=True):
     replayed: bool = False
     results: Mapping[str, Any] | None = None
     failure: ev.Failure | None = None
+
+
+_LONGEST_KEY: Final = 255
+
+
+def checked_key(key: str) -> str:
+    """An idempotency key as it was given. Raises InvalidParameter if it can be none."""
+    if len(key) > _LONGEST_KEY or "\0" in key:
+        raise InvalidParameter(f"Idempotency-Key: at most {_LONGEST_KEY} characters, and none of them NUL")
+    return key
 
 
 class Filter(msgspec.Struct, frozen=True):

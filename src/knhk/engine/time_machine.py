@@ -14,7 +14,7 @@ from knhk.domain.errors import IllegalTransition, InvalidParameter
 from knhk.domain.identifier import to_text
 from knhk.domain.inputs import check_inputs
 from knhk.domain.plan import Plan
-from knhk.domain.run import Run, StepState, runs_at_most_once, steps_to_retry
+from knhk.domain.run import RETRYABLE, Run, StepState, begun_at_most_once, runs_at_most_once, steps_to_retry
 from knhk.engine.admission import Admission
 from knhk.engine.arrivals import Arrivals
 from knhk.engine.inbound import Inbound
@@ -46,7 +46,36 @@ class TimeMachine:
         self._admission, self._arrivals, self._inbound, self._loader = admission, arrivals, inbound, loader
         self._scheduler, self._clock, self._accept, self._require_key = scheduler, clock, accept, require_key
 
-    async def retry_from(self, workflow_id: int, step: str, *, actor: str) -> tuple[str, ...]:
+    async def retry(self, workflow_id: int, *, actor: str, key: str = "") -> tuple[str, ...]:
+        """Let an ended run that did not complete go on from the steps that failed; returns their names.
+
+        Raises:
+            IllegalTransition: the run did not end so, it was erased, or an at_most_once step would run again.
+            Overloaded, ShuttingDown, DiskFull: see Admission.check.
+        """
+        async with self._arrivals.decide(workflow_id) as live:
+            run = live.run
+            if live.run.has_decided("retry", key):
+                return ()
+            if run.state not in RETRYABLE:
+                raise IllegalTransition(
+                    f"{to_text(workflow_id)} is {run.state}; only a run that ended without completing is retried"
+                )
+            _require_payloads(run)
+            begun = begun_at_most_once(run)
+            if begun:
+                raise IllegalTransition(
+                    f"step {begun[0].name!r} is at_most_once and has begun: it must not run again",
+                    hint="Find out whether it took effect, and submit a new workflow for what is left.",
+                )
+            self._admission.check()
+            self._require_key(live)
+            steps = steps_to_retry(run)
+            deadline = self._scheduler.deadline_of(run, self._clock.now_ns())
+            await self._inbound.record(live, ev.Retried(steps, deadline, idempotency_key=key), actor)
+            return steps
+
+    async def retry_from(self, workflow_id: int, step: str, *, actor: str, key: str = "") -> tuple[str, ...]:
         """Let an ended run go on from a step: it, all after it and all that failed run again. Returns their names.
 
         Raises:
@@ -56,6 +85,8 @@ class TimeMachine:
         """
         async with self._arrivals.decide(workflow_id) as live:
             run = live.run
+            if live.run.has_decided("retry", key):
+                return ()
             if not run.ended:
                 raise IllegalTransition(
                     f"{to_text(workflow_id)} is {run.state}; only an ended run goes back to a step",
@@ -80,7 +111,7 @@ class TimeMachine:
                 live.outputs.pop(name, None)
                 live.results.pop(name, None)
             deadline = self._scheduler.deadline_of(run, self._clock.now_ns())
-            await self._inbound.record(live, ev.Retried(steps, deadline, step, kept), actor)
+            await self._inbound.record(live, ev.Retried(steps, deadline, step, kept, key), actor)
             return steps
 
     async def fork(

@@ -182,3 +182,33 @@ async def test_following_an_erased_run_comes_to_an_end(house: House) -> None:
     run = await house.run(workflow(step("a")))
     await house.control.erase(run.workflow_id, actor="test")
     assert (await house.ended(run.workflow_id, within_s=60)).erased
+
+
+async def test_a_decision_with_a_key_is_taken_once(house: House) -> None:
+    undo = {"action": "effect", "params": {"takes_s": 30.0}}
+    nap = step("b", "wait", ["a"], params={"duration": "1h"})
+    run_id = await submitted(house, workflow(step("a", "effect", compensate=undo), nap, timeout="9h"))
+    control = house.control
+    for _ in range(2):
+        await control.pause(run_id, actor="ada", key="1")
+    await control.resume(run_id, actor="ben")
+    await control.pause(run_id, actor="ada", key="1")  # as before, although somebody has resumed it since
+    assert (await house.fold(run_id)).state is RunState.RUNNING
+    await control.cancel(run_id, actor="ada", key="1")  # a key is of one kind of decision
+    await house.restart()
+    control = house.control
+    await control.cancel(run_id, actor="ada", key="1")
+    with pytest.raises(IllegalTransition, match="about to end as cancelled"):
+        await control.cancel(run_id, actor="ada", key="2")
+    run = await house.ended(run_id)
+    assert (run.state, run.steps[0]) == (RunState.CANCELLED, StepState.COMPENSATED)
+    await control.cancel(run_id, actor="ada", key="1")
+    assert await control.retry(run_id, actor="ada", key="1") == ("a", "b")
+    assert await control.retry(run_id, actor="ada", key="1") == ()
+    await control.cancel(run_id, actor="ada", key="1")  # that was for the time before the retry
+    assert (await house.fold(run_id)).state is RunState.RUNNING
+    kinds = house.kinds(run_id)
+    assert [kinds.count(f"workflow.{one}") for one in ("paused", "cancelled", "retried")] == [1, 1, 1]
+    await control.cancel(run_id, actor="ada")
+    await house.ended(run_id)
+    assert (await house.verify()).valid
