@@ -41,7 +41,6 @@ _LARGEST_PAGE = 1_000
 _ACTOR = "api"
 _READS = problem_responses(404, 503)
 _CHANGES = problem_responses(404, 409, 503)
-_RETRY = problem_responses(404, 409, 429, 503)
 
 
 class Reason(msgspec.Struct, forbid_unknown_fields=True):
@@ -234,22 +233,6 @@ def _change_handlers(control: Control) -> list[Any]:
         await control.resume(number, actor=_ACTOR, reason=data.reason if data else "", key=key)
         return await shown(number)
 
-    @post("/workflows/{workflow_id:str}/retry", status_code=200, summary="Retry a failed workflow", responses=_RETRY)
-    async def retry_workflow(
-        workflow_id: WorkflowId,
-        from_step: Annotated[
-            str | None, QueryParameter(name="from", description="Go back to this step: all after it runs again too.")
-        ] = None,
-        idempotency_key: KeyHeader = None,
-    ) -> dict[str, Any]:
-        """Runs the failed steps again, under the same id; completed steps keep their results."""
-        number, key = identifier.parse(workflow_id), checked_key(idempotency_key or "")
-        if from_step is None:
-            await control.retry(number, actor=_ACTOR, key=key)
-        else:
-            await control.time_machine.retry_from(number, from_step, actor=_ACTOR, key=key)
-        return await shown(number)
-
     @delete("/workflows/{workflow_id:str}", status_code=200, summary="Delete a workflow's data", responses=_CHANGES)
     async def delete_workflow(workflow_id: WorkflowId) -> dict[str, Any]:
         """Erases the inputs and outputs of an ended run. Its receipts stay and still verify."""
@@ -257,7 +240,7 @@ def _change_handlers(control: Control) -> list[Any]:
         await control.erase(number, actor=_ACTOR)
         return {"workflow_id": workflow_id, "erased": True}
 
-    return [cancel_workflow, pause_workflow, resume_workflow, retry_workflow, delete_workflow]
+    return [cancel_workflow, pause_workflow, resume_workflow, delete_workflow]
 
 
 async def _events(control: Control, number: int, from_seq: int) -> AsyncIterator[ServerSentEventMessage]:

@@ -1,11 +1,11 @@
-"""Routes of the operator's time machine: forks, and the same decision about many runs."""
+"""Routes of the operator's time machine: retries, forks, and the same decision about many runs."""
 
 from secrets import token_hex
 from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import post
-from litestar.params import Body, PathParameter
+from litestar.params import Body, PathParameter, QueryParameter
 
 from knhk.api.description import KeyHeader, Submitted, problem_responses
 from knhk.domain import identifier
@@ -19,6 +19,7 @@ from knhk.engine.requests import checked_key
 _ACTOR: Final = "api"
 _BULK: Final = problem_responses(503)
 _CHANGES: Final = problem_responses(404, 409, 422, 429, 503)
+_RETRIES: Final = problem_responses(404, 409, 429, 503)
 
 WorkflowId = Annotated[str, PathParameter(description="Such as wf-1234567890.")]
 
@@ -55,6 +56,22 @@ class BulkAnswer(msgspec.Struct):
 
 def time_machine_handlers(control: Control) -> list[Any]:
     """The handlers, for the application."""
+
+    @post("/workflows/{workflow_id:str}/retry", status_code=200, summary="Retry a failed workflow", responses=_RETRIES)
+    async def retry_workflow(
+        workflow_id: WorkflowId,
+        from_step: Annotated[
+            str | None, QueryParameter(name="from", description="Go back to this step: all after it runs again too.")
+        ] = None,
+        idempotency_key: KeyHeader = None,
+    ) -> dict[str, Any]:
+        """Runs the failed steps again, under the same id; completed steps keep their results."""
+        number, key = identifier.parse(workflow_id), checked_key(idempotency_key or "")
+        if from_step is None:
+            await control.retry(number, actor=_ACTOR, key=key)
+        else:
+            await control.time_machine.retry_from(number, from_step, actor=_ACTOR, key=key)
+        return await control.status(number)
 
     @post("/workflows/{workflow_id:str}/fork", status_code=202, summary="Fork a workflow", responses=_CHANGES)
     async def fork_workflow(
@@ -95,7 +112,7 @@ def time_machine_handlers(control: Control) -> list[Any]:
         following = None if outcome.next_cursor is None else str(outcome.next_cursor)
         return BulkAnswer(outcome.matched, outcome.done, outcome.failed, following, data.dry_run)
 
-    return [fork_workflow, bulk_workflows]
+    return [retry_workflow, fork_workflow, bulk_workflows]
 
 
 def _act(control: Control, verb: Verb, reason: str, key: str) -> Act:
