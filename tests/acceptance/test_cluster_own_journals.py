@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from knhk.domain import identifier
-from tests.acceptance.fleet import Load, until
+from tests.acceptance.acknowledged import until
 from tests.acceptance.own_fleet import OwnFleet
+from tests.chaos.load import Load
 from tests.services import etcd
 
 QUICK = """
@@ -45,8 +46,8 @@ def fleet(tmp_path: Path) -> Iterator[OwnFleet]:
 def test_any_node_answers_and_a_lost_one_is_named(fleet: OwnFleet, tmp_path: Path) -> None:
     assert sorted(fleet.owners()) == [0, 1, 2]
     assert len(set(fleet.owners().values())) == 3, "one partition a node"
-    load = Load(fleet, tmp_path / "effects.txt", 1)
-    load.start()
+    load = Load(fleet, tmp_path / "effects.txt", 1).start()
+    load.release()
     runs = {name: fleet.nodes[name].submit(QUICK) for name in "abc"}
     waiting = {name: fleet.nodes[name].submit(APPROVED) for name in "abc"}
     for asked in "abc":
@@ -89,7 +90,7 @@ def test_any_node_answers_and_a_lost_one_is_named(fleet: OwnFleet, tmp_path: Pat
         answer = fleet.nodes["b"].client.post(f"/workflows/{run}/approve", json={"approver": "anna"})
         assert answer.status_code == 200, answer.text
         fleet.nodes["a"].wait_for(run)
-    load.finish(at_least=50)
+    load.finish().check()
     print(f"{len(load.acknowledged)} workflows, refused on the way: {dict(load.refused)}")
     for name in sorted(fleet.running):
         fleet.stop(name)
