@@ -1,7 +1,7 @@
 """Each back end is killed in turn, or hangs, while runs come in: none fails, all are counted, and what is lost is told.
 
-`pytest -s` prints the throughput of each phase; docs/observability.md has figures. They are not asserted: the machine's
-noise is larger than any difference.
+`pytest -s` prints the throughput of each phase, `python -m bench.back_ends` measures it. It is not asserted: the
+noise of the machine is larger than any difference.
 """
 
 import signal

@@ -1,7 +1,7 @@
 """The OpenTelemetry protocol (OTLP 1.x) on the wire: what a request is called, and sending it by gRPC or HTTP.
 
 The messages are those of opentelemetry-proto. The SDK's span objects and exporters are not used: they take 69 us of
-CPU for a span, this way takes 7 (docs/dependencies.md).
+CPU for a span, these classes 7, and what span_encoding.py does about 3 (docs/dependencies.md).
 """
 
 from collections.abc import Mapping
