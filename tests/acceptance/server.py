@@ -70,11 +70,15 @@ class Server:
                 env=self.environment(),
                 cwd=self.directory,
             )
+        return self.wait_ready(timeout_s)
+
+    def wait_ready(self, timeout_s: float = 90.0) -> "Server":
+        """Wait until the server takes workflows, whoever has started it."""
         deadline = time.monotonic() + timeout_s
         # Without the certificates, which are not needed and take long to load.
         with httpx.Client(timeout=2, verify=False) as probe:
             while time.monotonic() < deadline:
-                if self.process.poll() is not None:
+                if self.process is not None and self.process.poll() is not None:
                     code, log = self.process.returncode, self.log.read_text()[-4000:]
                     raise AssertionError(f"the server ended with {code}:\n{log}")
                 try:

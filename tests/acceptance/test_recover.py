@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import httpx
@@ -80,6 +81,7 @@ def gauge(server: Server, name: str) -> float:
     return float(next(line.split()[1] for line in text.splitlines() if line.startswith(f"{name} ")))
 
 
+@pytest.mark.timeout(400)
 def test_the_machine_is_lost_under_load_and_nothing_that_was_shipped_is(shipping: Server) -> None:
     shipping.start()
     config = ("--config", str(shipping.config))
@@ -92,6 +94,7 @@ def test_the_machine_is_lost_under_load_and_nothing_that_was_shipped_is(shipping
         committed = gauge(shipping, "knhk_commits_total") - 1  # the height of the newest block, read after that
         until(lambda: gauge(shipping, "knhk_recovery_shipped_height") >= committed)
         shipping.kill()
+        lost_at = time.time()
     shutil.rmtree(shipping.data)
     shutil.rmtree(shipping.directory / "checkpoints")
 
@@ -102,12 +105,16 @@ def test_the_machine_is_lost_under_load_and_nothing_that_was_shipped_is(shipping
     assert report["valid"] is True
     assert report["verified_count"] == report["total_count"] == shown["heads"][0]["receipts"] > 0
     assert shown["heads"][0]["height"] >= committed
-    print(f"RTO {took_s:.1f} s for {report['total_count']} receipts")
-
+    recovered_to = datetime.fromisoformat(shown["recovered_to"]).timestamp()
     shipping.start()
-    for name in certain:
+    kept = [name for at, name in load.acknowledged if at <= recovered_to]
+    for name in dict.fromkeys([*certain, *kept]):
         shipping.wait_for(name)
     assert len(certain) >= 100
+    gone = [one for one in load.acknowledged if shipping.client.get(f"/workflows/{one[1]}").status_code == 404]
+    assert all(at > recovered_to for at, _ in gone), "what was committed before the last shipped block is there"
+    print(f"RTO {took_s:.1f} s for {report['total_count']} receipts")
+    print(f"RPO {lost_at - recovered_to:.1f} s: {len(gone)} of {len(load.acknowledged)} acknowledged workflows")
     assert shipping.stop() == 0
     assert shipping.verify()["valid"] is True
 

@@ -1,9 +1,12 @@
 """The guide's section on disaster recovery: its script and its commands, with paths and hosts of the test."""
 
+import contextlib
 import os
 import random
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,29 +75,95 @@ def test_from_a_snapshot(fresh: GuideServer) -> None:
     assert fresh.verify()["valid"] is True
 
 
-def test_from_scratch_on_another_machine(fresh: GuideServer, tmp_path: Path, s3: S3) -> None:
-    need("aws")
-    fresh.start()
-    names = submitted(fresh, 4)
-    backup(fresh, s3)
-    fresh.kill()
+FROM_SNAPSHOT = """
+# Stop platform
+systemctl stop knhk
 
-    # Another directory, with nothing but the configuration file.
+# Restore from snapshot
+knhk recover --snapshot /backup/knhk/20240115_120000
+
+# Start platform
+systemctl start knhk
+"""
+FROM_SCRATCH = """
+# Initialize new instance
+knhk init --config /etc/knhk/config.yaml
+
+# Restore from S3
+aws s3 sync s3://knhk-backups/latest/ /var/lib/knhk/
+
+# Verify integrity
+knhk verify --data /var/lib/knhk/data
+
+# Start platform
+systemctl start knhk
+"""
+SYSTEMCTL = """#!/bin/sh
+# Does what systemd does with the guide's unit: starts `knhk --config FILE`, and sends SIGTERM and waits.
+case "$1 $2" in
+    "start knhk") {python} -m knhk --config "$KNHK_CONFIG" >>server.log 2>&1 & echo $! >pid ;;
+    "stop knhk") kill "$(cat pid)" && while [ -e "/proc/$(cat pid)/exe" ]; do sleep 0.1; done; rm pid ;;
+    *) exit 2 ;;
+esac
+"""
+
+
+def typed(server: GuideServer, text: str, **names: str) -> str:
+    """Commands of the guide, as they stand there but for paths and names of this test; what they print.
+
+    `systemctl` is a stand-in, and `knhk` is this Python's.
+    """
+    tools = server.directory / "bin"
+    tools.mkdir(exist_ok=True)
+    for name, content in (
+        ("systemctl", SYSTEMCTL.format(python=sys.executable)),
+        ("knhk", f'#!/bin/sh\nexec {sys.executable} -m knhk "$@"\n'),
+    ):
+        (tools / name).write_text(content)
+        (tools / name).chmod(0o755)
+    places = {"/var/lib/knhk": str(server.directory), "/etc/knhk/config.yaml": str(server.config), **names}
+    for written, here in places.items():
+        text = text.replace(written, here)
+    variables = {**server.environment(), "PATH": f"{tools}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-euc", text], cwd=server.directory, env=variables, capture_output=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+    return done.stdout.decode()
+
+
+@pytest.mark.timeout(400)
+def test_the_procedures_word_by_word(fresh: GuideServer, tmp_path: Path, s3: S3) -> None:
+    """From a snapshot on the same machine, and from scratch on another one, which has the guide's file alone."""
+    need("aws")
     other = GuideServer(tmp_path / "other")
     try:
-        shown = other.cli("init", "--config", str(other.config), "-o", "json")
-        assert shown["data_created"] is True
-        command = ["aws", "s3", "sync", "s3://knhk-backups/latest/", str(other.directory)]
-        subprocess.run(command, env={**os.environ, **s3.variables}, check=True, timeout=120, stdout=subprocess.DEVNULL)
-        report = other.cli("verify", "--data", str(other.data), "-o", "json")
-        assert report["valid"] is True
-        assert report["verified_count"] == report["total_count"] > 0
-        other.start()
-        for name in names:
-            assert other.status(name)["state"] == "completed"
-        submitted(other, 1)
+        _procedures(fresh, other, s3)
     finally:
         other.close()
+        for server in (fresh, other):
+            with contextlib.suppress(OSError, ValueError):
+                os.kill(int((server.directory / "pid").read_text()), signal.SIGKILL)
+
+
+def _procedures(fresh: GuideServer, other: GuideServer, s3: S3) -> None:
+    typed(fresh, "systemctl start knhk")
+    fresh.wait_ready()
+    names = submitted(fresh, 4)
+    directory = backup(fresh, s3)
+    later = submitted(fresh, 1)
+    typed(fresh, FROM_SNAPSHOT, **{"/backup/knhk/20240115_120000": str(directory)})
+    fresh.wait_ready()
+    assert [fresh.status(name)["state"] for name in names] == ["completed"] * 4
+    assert fresh.client.get(f"/workflows/{later[0]}").status_code == 404
+    typed(fresh, "systemctl stop knhk")
+
+    other.variables |= s3.variables
+    assert "receipts verified" in typed(other, FROM_SCRATCH)
+    other.wait_ready()
+    assert [other.status(name)["state"] for name in names] == ["completed"] * 4
+    submitted(other, 1)
+    typed(other, "systemctl stop knhk")
 
 
 def test_a_copy_from_s3_that_is_not_whole_is_named_and_does_not_start(fresh: GuideServer) -> None:
@@ -174,8 +243,6 @@ def test_a_tampered_backup_is_refused_and_nothing_is_changed(fresh: GuideServer)
 
 
 def _refused(server: GuideServer, directory: Path) -> str:
-    import sys
-
     done = subprocess.run(
         [sys.executable, "-m", "knhk", "recover", "--snapshot", str(directory)],
         capture_output=True,

@@ -37,6 +37,11 @@ spec:
     - {{name: third, action: shop.stock, depends_on: [first]}}
 {more}
 """
+SLOW = """\
+        expr: knhk_recovery_ship_lag_seconds > 60
+        for: 1m
+"""
+QUICK = "        expr: knhk_recovery_ship_lag_seconds > 2\n"
 FAILS = """\
     - {name: fourth, action: fail, depends_on: [second], retry: {max_attempts: 2, delay: 1ms}, params: {message: no}}
 """
@@ -68,7 +73,10 @@ def drive(server: Server, stop: threading.Event) -> None:
 
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A Prometheus that has scraped a server under load for a while, with the configuration in deploy/."""
+    """A Prometheus that has scraped a server under load for a while, with the configuration in deploy/.
+
+    What is committed is shipped to the directory `away`; the alert for that is quicker than in deploy/.
+    """
     prometheus.program("prometheus")
     directory = tmp_path_factory.mktemp("prometheus")
     server = Server(
@@ -80,7 +88,10 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     load = threading.Thread(target=drive, args=(server, stop))
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config["rule_files"] = [str(RULES)]
+    config["rule_files"] = [str(directory / RULES.name)]
+    rules = RULES.read_text()
+    assert SLOW in rules
+    (directory / RULES.name).write_text(rules.replace(SLOW, QUICK))
     config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{server.ops_port}"]}]
     (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
     try:
@@ -93,6 +104,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
             while not (found := running.query(counted)) or float(found[0]["value"][1]) < SCRAPES:
                 assert time.monotonic() < deadline, "not scraped often enough"
                 time.sleep(0.5)
+            running.away = directory / "away"
             yield running
     finally:
         stop.set()
@@ -146,6 +158,28 @@ def test_no_panel_of_the_dashboard_is_empty(scraped: Prometheus) -> None:
         if not values or all(math.isnan(value) for value in values):
             empty.append(f"{title}: {expression}")
     assert not empty, "\n".join(empty)
+
+
+def test_what_does_not_arrive_any_more_is_an_alert(scraped: Prometheus) -> None:
+    """The place that is shipped to is gone, while workflows go on."""
+
+    def firing() -> bool:
+        (rule,) = (one for one in scraped.rules() if one["name"] == "ShippingIsBehind")
+        return [one["state"] for one in rule["alerts"]] == ["firing"]
+
+    assert not firing()
+    assert scraped.away is not None
+    scraped.away.rename(scraped.away.with_name("elsewhere"))
+    scraped.away.write_text("no directory")
+    deadline = time.monotonic() + 90
+    while not firing():
+        assert time.monotonic() < deadline, scraped.query("knhk_recovery_ship_lag_seconds")
+        time.sleep(0.3)
+    scraped.away.unlink()
+    scraped.away.with_name("elsewhere").rename(scraped.away)
+    while firing():
+        assert time.monotonic() < deadline + 90, scraped.query("knhk_recovery_ship_lag_seconds")
+        time.sleep(0.3)
 
 
 def test_the_dashboard_is_what_grafana_s_import_takes() -> None:

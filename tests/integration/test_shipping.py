@@ -337,6 +337,25 @@ async def test_s3_that_fails_or_lies_costs_lag_and_nothing_else(faulty: FaultyS3
     assert (await house.restore(place=house.config.recovery.backup_to)).report.workflows == 5
 
 
+@pytest.mark.parametrize("mode", ["lie", "half"])
+async def test_s3_that_lies_from_the_first_moment_has_no_history_of_which_nothing_is_there(
+    faulty: FaultyS3, tmp_path: Path, mode: str
+) -> None:
+    """Without the document of its history, all that is shipped after it would not be found."""
+    faulty.mode = mode
+    house = await House(tmp_path / "one", f"s3://history-{mode}").start()
+    shipper = house.recovery.shipper
+    assert shipper is not None
+    await house.run(2)
+    await until(lambda: shipper.failures_total >= 1)
+    assert shipper.segments_total == 0
+    faulty.mode = ""
+    await house.shipped()
+    await house.crash()
+    house.lose()
+    assert (await house.restore(place=house.config.recovery.backup_to)).report.workflows == 2
+
+
 async def test_a_segment_that_a_crash_left_half_there_is_shipped_again(house: House) -> None:
     await house.run(2)
     await house.shipped()

@@ -27,6 +27,9 @@ def program(name: str) -> str:
 class Prometheus:
     """One that is running."""
 
+    away: Path | None = None
+    """Where the server that is scraped ships to."""
+
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self._http = httpx.Client(base_url=self.url, timeout=20, trust_env=False)

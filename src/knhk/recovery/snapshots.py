@@ -125,6 +125,7 @@ class Snapshots:
             if target.exists() or unfinished.exists():
                 raise Conflict(f"{target} exists already; a snapshot is written to a new directory")
             try:
+                await asyncio.to_thread(remove_leftovers, self.directory)
                 unfinished.mkdir(parents=True)
                 with taken(unfinished):
                     copy = unfinished / "store"
