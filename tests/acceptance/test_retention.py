@@ -61,7 +61,7 @@ def until_pruned(server: Server, count: int) -> dict[str, Any]:
     return shown
 
 
-@pytest.mark.parametrize("encryption", [False, True], ids=["clear", "encrypted"])
+@pytest.mark.parametrize("encryption", [pytest.param(False, marks=pytest.mark.soak), True], ids=["clear", "encrypted"])
 def test_after_a_hundred_days_off_nothing_goes_until_confirmed_and_then_what_is_old_is_in_the_bucket(
     tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch, encryption: bool
 ) -> None:
