@@ -32,34 +32,47 @@ class Fleet:
         self.running: set[str] = set()
         self.members: tuple[str, ...] = ()
 
-    def add_behind_proxies(self, name: str) -> Server:
-        """A node whose network can be cut."""
+    def add_behind_proxies(self, name: str, **settings: str) -> Server:
+        """A node whose network can be cut; `settings` as of `make`."""
         to_postgres, to_etcd = Proxy(self.postgres.port), [Proxy(port) for port in self.etcd.client_ports]
         self.proxies[name] = to_postgres, to_etcd
         database = self.url.rpartition("/")[2]
         endpoints = [f"http://127.0.0.1:{proxy.port}" for proxy in to_etcd]
-        return self.add(name, url=self.postgres.url(database, to_postgres.port), etcd=endpoints)
+        return self.add(name, url=self.postgres.url(database, to_postgres.port), etcd=endpoints, **settings)
 
-    def add(self, name: str, *, url: str = "", etcd: list[str] | None = None) -> Server:
+    def add(self, name: str, *, url: str = "", etcd: list[str] | None = None, **settings: str) -> Server:
+        self.make(name, url=url, etcd=etcd, **settings)
+        return self.start(name)
+
+    def make(
+        self,
+        name: str,
+        *,
+        url: str = "",
+        etcd: list[str] | None = None,
+        timeout: str = "5s",
+        lease_ttl: str = f"{TTL_S}s",
+    ) -> Server:
+        """A node that is not started yet; `timeout` is how long it waits for PostgreSQL."""
         home = self.directory / name
         home.mkdir()
         sections = {**self.sections}
         node = Server(
             home,
             platform={"node_id": name, **sections.pop("platform", {})},
-            persistence={"url": url or self.url, "path": str(home / "data"), "postgres": {"timeout": "5s"}},
+            persistence={"url": url or self.url, "path": str(home / "data"), "postgres": {"timeout": timeout}},
             actions={"modules": ["tests.acceptance.crash_actions"]},
             cluster={
                 "mode": True,
                 "etcd": etcd or self.etcd.endpoints,
                 "partitions": PARTITIONS,
-                "lease_ttl": f"{TTL_S}s",
+                "lease_ttl": lease_ttl,
                 "handover_grace": "2s",
             },
             **sections,
         )
         self.nodes[name] = node
-        return self.start(name)
+        return node
 
     def add_all(self, first: str, *others: str) -> None:
         """The first makes the tables, then the others come together."""

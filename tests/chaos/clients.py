@@ -1,18 +1,17 @@
 """One request to a node of a fleet, and what is known after it."""
 
 import time
-from random import Random
 from typing import Any, Final, NamedTuple
 
 import httpx
 
-from tests.acceptance.fleet import Fleet
 from tests.chaos.linearizability import Operation
 from tests.chaos.runs import Run
 from tests.chaos.specification import Done, Ended, Missing, Seen, Submitted
 
 _ENDED_ALREADY: Final = "KNHK-4002"
 _NO_RUN: Final = "KNHK-3001"
+_FENCED: Final = "KNHK-4003"
 
 
 class Request(NamedTuple):
@@ -56,21 +55,17 @@ class Strange(AssertionError):
     """An answer that no failure excuses."""
 
 
-def ask(fleet: Fleet, client: httpx.Client, chosen: Random, request: Request) -> Reply:
-    """Send a request to any node that is thought to be well.
+def ask(client: httpx.Client, url: str, request: Request) -> Reply:
+    """Send a request to a node.
 
     A write without an answer, or with one that it may have happened after all, is an operation that never ends; a read
     without one is none. Raises Strange.
     """
-    names = sorted(fleet.running)
-    if not names:
-        time.sleep(0.05)
-        return Reply(None, "no node")
     verb, argument, method, target, headers, body = request
-    url, began = fleet.nodes[chosen.choice(names)].api + target, time.monotonic()
+    began = time.monotonic()
     silent = None if verb == "status" else Operation(verb, argument, began)
     try:
-        answer = client.request(method, url, content=body, headers=headers)
+        answer = client.request(method, url + target, content=body, headers=headers)
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         return Reply(None, type(error).__name__)
     except httpx.TransportError as error:
@@ -83,9 +78,9 @@ def ask(fleet: Fleet, client: httpx.Client, chosen: Random, request: Request) ->
         return Reply(Operation(verb, argument, began, ended, Ended()))
     if code == _NO_RUN and verb != "submit":
         return Reply(Operation(verb, argument, began, ended, Missing()))
-    if answer.status_code not in (429, 503):
+    if answer.status_code not in (429, 503) and code != _FENCED:
         raise Strange(f"{method} {target}: {answer.status_code} {answer.text}")
-    return Reply(silent if answer.status_code == 503 else None, code)
+    return Reply(None if answer.status_code == 429 else silent, code)
 
 
 def _meaning(verb: str, body: dict[str, Any]) -> Any:

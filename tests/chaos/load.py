@@ -25,8 +25,10 @@ from tests.chaos.linearizability import History, linearizable, smallest_prefix
 from tests.chaos.runs import Outcome, Run, asked_for, judged
 from tests.chaos.specification import Missing, State, step
 
-RUNS_PER_S: Final = 20.0
-THREADS: Final = 10
+RUNS_PER_S: Final = 12.0
+THREADS: Final = 16
+LATEST_S: Final = 2.0
+"""A look that comes later than this is left out: on a busy machine the rest is enough to do."""
 TIMEOUT_S: Final = 20.0
 LONGEST_S: Final = 150.0
 """How long runs may take to end, and requests to be answered, after all failures are over."""
@@ -78,23 +80,46 @@ class Load:
             if cursor is None:
                 return found
 
+    def hold(self, runs: int) -> list[Run]:
+        """So many acknowledged runs that wait for their signal until `open`."""
+        held = [self._submit("held") for _ in range(runs)]
+        until(lambda: all(run.workflow_id for run in held), 120)
+        return held
+
+    def ask(self, run: Run, verb: str, node: str) -> Reply:
+        """What one node answers to a request about a run."""
+        with _client() as client:
+            return self._asked(client, Random(run.key), verb, run, node=node)
+
     def release(self, within_s: float = 10.0) -> None:
         """Let signals and cancellations go, spread over some seconds."""
         with self._lock:
             self._released_at = time.monotonic()
             held = [run for run in self.acknowledged if run.kind == "gate"]
         for run in held:
-            self._open(run, within_s)
+            self.open(run, within_s)
 
-    def probe(self, key: str, text: str) -> dict[str, Any]:
-        """Submit a run that ends soon, and wait for its end, whatever has to be repeated."""
+    def open(self, run: Run, within_s: float) -> None:
+        """Two clients signal a run within some seconds, others look at it meanwhile, and some runs are cancelled."""
+        after_s = within_s * self._chosen.random()
+        for _ in range(2):
+            self._later(after_s, "signal", run)
+        for _ in range(4):
+            self._later(after_s + self._chosen.uniform(-0.2, 1.0), "status", run)
+        if run.number % 5 == 0:
+            run.cancelled = True
+            self._later(after_s + self._chosen.uniform(-0.5, 0.5), "cancel", run)
+
+    def probe(self, key: str, text: str, without: str = "") -> dict[str, Any]:
+        """Submit a run that ends soon, and wait for its end, whatever has to be repeated; one node is not asked."""
         run = Run(next(self._numbers), "probe", key, text)
         with self._lock:
             self.runs.append(run)
         deadline, chosen = time.monotonic() + LONGEST_S, Random(key)
         with _client() as client:
             while True:
-                reply = self._asked(client, chosen, "submit", run, "?wait=10s")
+                node = chosen.choice(sorted(self.fleet.running - {without}))
+                reply = self._asked(client, chosen, "submit", run, "?wait=10s", node)
                 if reply.body is not None and reply.body["state"] in ENDED:
                     return reply.body
                 assert time.monotonic() < deadline, f"{key}: {reply}"
@@ -124,7 +149,7 @@ class Load:
         kinds = {run.key: run.kind for run in self.runs}
         found = []
         for key, operations in self.history.objects().items():
-            initial = State(gated=kinds[key] == "gate")
+            initial = State(gated=kinds[key] in ("gate", "held"))
             if not linearizable(operations, initial, step):
                 shown = "\n    ".join(map(str, smallest_prefix(operations, initial, step)))
                 found.append(f"{key}:\n    {shown}")
@@ -141,13 +166,14 @@ class Load:
             self._submit(kinds[len(self.runs) % 3])
             time.sleep(1 / RUNS_PER_S)
 
-    def _submit(self, kind: str) -> None:
+    def _submit(self, kind: str) -> Run:
         with self._lock:
             number = next(self._numbers)
             run = asked_for(number, kind, f"{id(self)}-{number}", self.effects, self._chosen)
             self.runs.append(run)
         for _ in range(2 if number % 2 else 1):
             self._later(0.0, "submit", run)
+        return run
 
     def _acknowledged(self, run: Run, workflow_id: str) -> None:
         """Somebody has an answer to a submission: what comes next for the run."""
@@ -159,17 +185,7 @@ class Load:
         for after_s in (0.0, 1.0, 4.0):
             self._later(after_s * self._chosen.random(), "status", run)
         if released and run.kind == "gate":
-            self._open(run, 3.0)
-
-    def _open(self, run: Run, within_s: float) -> None:
-        after_s = within_s * self._chosen.random()
-        for _ in range(2):
-            self._later(after_s, "signal", run)
-        for _ in range(4):
-            self._later(after_s + self._chosen.uniform(-0.2, 1.0), "status", run)
-        if run.number % 5 == 0:
-            run.cancelled = True
-            self._later(after_s + self._chosen.uniform(-0.5, 0.5), "cancel", run)
+            self.open(run, 3.0)
 
     def _later(self, after_s: float, verb: str, run: Run) -> None:
         with self._lock:
@@ -195,15 +211,21 @@ class Load:
         with self._lock:
             while not self._stopped:
                 left_s = self._tasks[0].at - time.monotonic() if self._tasks else 1.0
-                if left_s <= 0:
+                if left_s > 0:
+                    self._lock.wait(left_s)
+                    continue
+                task = heapq.heappop(self._tasks)
+                if task.verb != "status" or left_s > -LATEST_S:
                     self._busy += 1
-                    return heapq.heappop(self._tasks)
-                self._lock.wait(left_s)
+                    return task
         return None
 
-    def _asked(self, client: httpx.Client, chosen: Random, verb: str, run: Run, query: str = "") -> Reply:
-        """One request about a run, written down."""
-        reply = ask(self.fleet, client, chosen, about(run, verb, query))
+    def _asked(
+        self, client: httpx.Client, chosen: Random, verb: str, run: Run, query: str = "", node: str = ""
+    ) -> Reply:
+        """One request about a run to some node, written down."""
+        node = node or chosen.choice(sorted(self.fleet.running))
+        reply = ask(client, self.fleet.nodes[node].api, about(run, verb, query))
         if reply.operation is not None:
             self.history.add(run.key, reply.operation)
         if reply.trouble:

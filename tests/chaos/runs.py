@@ -55,8 +55,8 @@ _GATE: Final = (
       params: {{path: "{path}", line: "{number} once1", milliseconds: {pause}}}
 """
 )
-KINDS: Final = {"again": _AGAIN, "once": _ONCE, "gate": _GATE}
-_EFFECTS: Final = {"again": ("a", "b"), "once": ("once1", "once2"), "gate": ("once1",), "probe": ()}
+KINDS: Final = {"again": _AGAIN, "once": _ONCE, "gate": _GATE, "held": _GATE}
+_EFFECTS: Final = {"again": ("a", "b"), "once": ("once1", "once2"), "gate": ("once1",), "held": ("once1",), "probe": ()}
 
 
 @dataclass
@@ -115,7 +115,7 @@ def judged(runs: list[tuple[Run, dict[str, Any] | None]], effects: Path, contrad
         elif status["state"] == "completed":
             missing = [step for step in _EFFECTS[run.kind] if not lines[f"{run.number} {step}"]]
             lost += [f"{run.workflow_id} completed, and steps did nothing: {missing}"] if missing else []
-        elif run.kind in ("once", "gate") and status["failure"] and status["failure"]["code"] == UNKNOWN:
+        elif run.kind in ("once", "gate", "held") and status["failure"] and status["failure"]["code"] == UNKNOWN:
             unknown += 1
         elif status["state"] != "cancelled" or not run.cancelled:
             lost.append(f"{run.workflow_id} ({run.kind}) ended as {status['state']}: {status['failure']}")

@@ -1,7 +1,6 @@
 """What goes wrong, one function each: it breaks something, waits until the cluster has recovered, and mends it.
 
 Each returns the seconds from the failure until every partition took a new run in and completed it, and a remark.
-`recovered` measures that as a client would: by a run for each partition, given to nodes that are thought to be well.
 """
 
 import signal
@@ -14,9 +13,12 @@ from typing import Final, NamedTuple
 import httpx
 
 from knhk.cluster.assignment import partition_of_key
-from tests.acceptance.acknowledged import until
+from knhk.domain.identifier import parse, partition_of
+from tests.acceptance.acknowledged import ENDED, until
 from tests.acceptance.fleet import PARTITIONS, TTL_S, Fleet
+from tests.chaos.clients import Reply
 from tests.chaos.load import Load
+from tests.chaos.runs import Run
 from tests.services.proxy import Mode, Proxy
 
 PROBE: Final = """
@@ -41,15 +43,18 @@ class Shown(NamedTuple):
 Scenario = Callable[[Fleet, Load], Shown]
 
 
-def recovered(fleet: Fleet, load: Load, since: float) -> float:
-    """Seconds from `since` until every partition has taken in and completed a run."""
+def recovered(fleet: Fleet, load: Load, since: float, without: str = "") -> float:
+    """Seconds from `since` until every partition has taken in and completed a run.
+
+    The run is given to nodes other than `without`: that one is not ready, and no load balancer would ask it.
+    """
     keys: dict[int, str] = {}
     while len(keys) < PARTITIONS:
         key = f"probe-{next(_PROBES)}"
         keys.setdefault(partition_of_key(key.encode(), PARTITIONS), key)
 
     def probe(key: str) -> float:
-        assert load.probe(key, PROBE)["state"] == "completed"
+        assert load.probe(key, PROBE, without)["state"] == "completed"
         return time.monotonic() - since
 
     with ThreadPoolExecutor(PARTITIONS) as pool:
@@ -130,26 +135,92 @@ def kill_postgres(fleet: Fleet, load: Load) -> Shown:
 
 
 def zombie(fleet: Fleet, load: Load) -> Shown:
-    """SIGSTOP of an owner with a commit on its way; the others take over; the commit arrives, and the node wakes."""
-    victim = "b"
-    to_postgres, _ = fleet.proxies[victim]
-    before = fleet.metric(victim, "knhk_store_fenced_total")
-    to_postgres.set("stall")
-    time.sleep(0.3)  # commits are held back on the way now
-    fleet.signal(victim, signal.SIGSTOP)
-    fleet.running.discard(victim)
-    began = time.monotonic()
-    took = recovered(fleet, load, began)
+    """SIGSTOP of an owner with commits on their way, past its lease: it wakes, sees that, and lets go of everything."""
+    return _asleep(fleet, load, believes=False)
+
+
+def zombie_that_believes(fleet: Fleet, load: Load) -> Shown:
+    """The same of a node that wakes and believes that it has its lease still, which was revoked in etcd.
+
+    It cannot find that out, because it is cut off from etcd too: only PostgreSQL keeps it from writing.
+    """
+    return _asleep(fleet, load, believes=True)
+
+
+def _asleep(fleet: Fleet, load: Load, *, believes: bool) -> Shown:
+    """Runs that a node has in memory go on elsewhere while it sleeps; it is asked about them before it wakes, and must
+    not tell what it remembers."""
+    victim = "believer" if believes else "zombie"
+    # It waits so long for its commits that they are still on their way when others have taken over.
+    fleet.add_behind_proxies(victim, timeout="60s", lease_ttl="60s" if believes else f"{TTL_S}s")
     fleet.settled()
-    to_postgres.set("forward")  # what it had sent arrives, of an epoch that is over
-    fleet.running.add(victim)  # clients ask it too; what they ask before it wakes is the first that it answers
-    time.sleep(0.5)
-    fleet.signal(victim, signal.SIGCONT)
-    until(lambda: "everything stops" in fleet.log(victim))
+    to_postgres, to_etcd = fleet.proxies[victim]
+    remembered = [run for run in load.hold(4 * PARTITIONS) if _owner_of(fleet, run) == victim]
+    with ThreadPoolExecutor(32) as pool:
+        _set([to_postgres], "stall")
+        _set(to_etcd, "swallow" if believes else "forward")
+        for run in remembered[:3]:
+            pool.submit(load.ask, run, "signal", victim)
+        time.sleep(0.5)  # commits are held back on the way now
+        fleet.signal(victim, signal.SIGSTOP)
+        began = time.monotonic()
+        time.sleep(0.5)
+        fleet.running.discard(victim)  # clients need not know it sooner
+        if believes:
+            fleet.etcd.revoke(f"/knhk/knhk/nodes/{victim}")
+        took = recovered(fleet, load, began)
+        fleet.settled()
+        for run in remembered:
+            load.open(run, 0.0)
+        other = sorted(fleet.running)[0]
+        until(lambda: all(_over(load.ask(run, "status", other)) for run in remembered))
+        # What one may read from memory hangs on the lease, so that one whose lease was revoked is not asked.
+        asked = [pool.submit(load.ask, run, "status", victim) for run in remembered if not believes]
+        _set([to_postgres], "forward")  # what it had sent arrives, of an epoch that is over
+        time.sleep(0.5)
+        fleet.signal(victim, signal.SIGCONT)
+        told = sum(one.result().body is not None for one in asked)
+    remark = f"{to_postgres.late_bytes} bytes of its writes arrived late"
+    if believes:
+        until(lambda: fleet.metric(victim, "knhk_store_fenced_total") >= 1)
+        remark += f"; {fleet.metric(victim, 'knhk_store_fenced_total'):.0f} commits refused as fenced"
+    else:
+        remark += f"; {told} of {len(asked)} questions answered"
+        until(lambda: "everything stops" in fleet.log(victim))
+    assert to_postgres.late_bytes, "nothing was on its way: the zombie wrote nothing"
+    _set(to_etcd, "forward")
+    fleet.running.add(victim)
     fleet.settled()
-    fenced = fleet.metric(victim, "knhk_store_fenced_total") - before
-    assert fenced >= 1, "nothing that the zombie wrote was refused: it wrote nothing"
-    return Shown(took, f"{fenced:.0f} commits of the zombie refused")
+    return Shown(took, remark)
+
+
+def _owner_of(fleet: Fleet, run: Run) -> str:
+    return str(fleet.status()["partitions"][partition_of(parse(run.workflow_id))]["owner"])
+
+
+def _over(reply: Reply) -> bool:
+    return reply.body is not None and reply.body["state"] in ENDED
+
+
+def wrong_clock(seconds: float) -> Scenario:
+    """A node whose clock is wrong joins, works, and dies; the others go on with what it began."""
+
+    def scenario(fleet: Fleet, load: Load) -> Shown:
+        node = fleet.make("d")
+        node.module, node.variables["WRONG_BY_S"] = "tests.chaos.wrong_clock", str(seconds)
+        fleet.start("d")
+        fleet.settled()
+        took = recovered(fleet, load, time.monotonic())
+        held = load.hold(4 * PARTITIONS)
+        time.sleep(3)
+        fleet.kill("d")
+        again = recovered(fleet, load, time.monotonic())
+        fleet.settled()
+        for run in held:
+            load.open(run, 1.0)
+        return Shown(again, f"runs in all partitions {took:.1f} s after it joined; time since it died")
+
+    return scenario
 
 
 def cut_from_etcd(mode: Mode) -> Scenario:
@@ -161,7 +232,7 @@ def cut_from_etcd(mode: Mode) -> Scenario:
         began = time.monotonic()
         others = sorted(fleet.running - {"b"})
         until(lambda: _members(fleet, others[0]) == others, 60)
-        took = recovered(fleet, load, began)
+        took = recovered(fleet, load, began, without="b")
         apart = time.monotonic() - began
         return _mended(fleet, to_etcd, Shown(took, f"cut for {apart:.0f} s"))
 

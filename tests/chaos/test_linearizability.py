@@ -176,7 +176,7 @@ def _explained(order: tuple[Operation, ...]) -> bool:
     return bool(states)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(anything())
 def test_it_agrees_with_trying_every_order(operations: list[Operation]) -> None:
     silent = [one for one in operations if one.answer is None]
@@ -242,13 +242,13 @@ def real(draw: st.DrawFn) -> list[Operation]:
     return made
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(real())
 def test_histories_of_a_real_object_pass(operations: list[Operation]) -> None:
     assert linearizable(operations, GATED, step)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(real(), st.data())
 def test_what_cannot_be_true_is_found(operations: list[Operation], data: st.DataObject) -> None:
     """One more answer, after all others, that contradicts one of them."""

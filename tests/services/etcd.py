@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from base64 import b64encode
 from pathlib import Path
 from typing import Final
 
@@ -79,6 +80,14 @@ class EtcdCluster:
         process = self._processes.pop(number)
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=20)
+
+    def revoke(self, key: str) -> None:
+        """End the lease that a key hangs on."""
+        coded = b64encode(key.encode()).decode()
+        url = self.endpoints[next(iter(self._processes))]
+        found = httpx.post(f"{url}/v3/kv/range", json={"key": coded}, timeout=10).json()
+        answer = httpx.post(f"{url}/v3/lease/revoke", json={"ID": found["kvs"][0]["lease"]}, timeout=10)
+        assert answer.status_code == 200, answer.text
 
     def close(self) -> None:
         for number in list(self._processes):

@@ -21,6 +21,8 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self.target = target
         self.mode: Mode = "forward"
+        self.late_bytes = 0
+        """How much of what clients sent was held back, and passed on later."""
         self._links: set[asyncio.StreamWriter] = set()
         self._clients: set[asyncio.StreamWriter] = set()
         self._flowing = asyncio.Event()
@@ -89,7 +91,9 @@ class Proxy:
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, silent: tuple[str, ...]) -> None:
         try:
             while data := await reader.read(1 << 16):
+                held = not self._flowing.is_set()
                 await self._flowing.wait()
+                self.late_bytes += len(data) if held and writer not in self._clients else 0
                 if self.mode not in silent:
                     writer.write(data)
                     await writer.drain()
