@@ -26,6 +26,9 @@ from tests.chaos.runs import Outcome, Run, asked_for, judged
 from tests.chaos.specification import Missing, State, step
 
 RUNS_PER_S: Final = 12.0
+MANY: Final = 600
+FEW_PER_S: Final = 2.0
+"""Once there are so many runs, so few more are submitted, however long a failure lasts: each costs time to check."""
 THREADS: Final = 16
 LATEST_S: Final = 2.0
 """A look that comes later than this is left out: on a busy machine the rest is enough to do."""
@@ -164,7 +167,7 @@ class Load:
         kinds = ("again", "once", "gate")
         while self._streams and not self._stopped:
             self._submit(kinds[len(self.runs) % 3])
-            time.sleep(1 / RUNS_PER_S)
+            time.sleep(1 / (RUNS_PER_S if len(self.runs) < MANY else FEW_PER_S))
 
     def _submit(self, kind: str) -> Run:
         with self._lock:
@@ -237,14 +240,14 @@ class Load:
     def _end(self, client: httpx.Client, run: Run, deadline: float) -> dict[str, Any] | None:
         """The last status of a run; None if there is no such run, or it does not end in time."""
         chosen = Random(run.key)
-        while time.monotonic() < deadline:
+        while True:
             reply = self._asked(client, chosen, "status", run)
             if reply.body is not None and reply.body["state"] in ENDED:
                 return reply.body
-            if reply.operation is not None and isinstance(reply.operation.answer, Missing):
+            missing = reply.operation is not None and isinstance(reply.operation.answer, Missing)
+            if missing or time.monotonic() >= deadline:
                 return None
             time.sleep(0.05)
-        return None
 
 
 def _client() -> httpx.Client:
