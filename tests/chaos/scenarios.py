@@ -155,7 +155,8 @@ def _asleep(fleet: Fleet, load: Load, *, believes: bool) -> Shown:
     fleet.add_behind_proxies(victim, timeout="60s", lease_ttl="60s" if believes else f"{TTL_S}s")
     fleet.settled()
     to_postgres, to_etcd = fleet.proxies[victim]
-    remembered = [run for run in load.hold(4 * PARTITIONS) if _owner_of(fleet, run) == victim]
+    held = load.hold(4 * PARTITIONS)
+    remembered = [run for run in held if _owner_of(fleet, run) == victim]
     with ThreadPoolExecutor(32) as pool:
         _set([to_postgres], "stall")
         _set(to_etcd, "swallow" if believes else "forward")
@@ -170,7 +171,7 @@ def _asleep(fleet: Fleet, load: Load, *, believes: bool) -> Shown:
             fleet.etcd.revoke(f"/knhk/knhk/nodes/{victim}")
         took = recovered(fleet, load, began)
         fleet.settled()
-        for run in remembered:
+        for run in held:
             load.open(run, 0.0)
         other = sorted(fleet.running)[0]
         until(lambda: all(_over(load.ask(run, "status", other)) for run in remembered))
