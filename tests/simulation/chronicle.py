@@ -39,8 +39,11 @@ class Chronicle:
             self._undoing = [""]
         elif isinstance(detail, ev.Retried):
             self._undoing = []
-            for one in [one for one in self.over if any(one == name or is_within(one, name) for name in detail.steps)]:
-                del self.over[one]
+            for one, ended in tuple(self.over.items()):
+                name = next((name for name in detail.steps if one == name or is_within(one, name)), None)
+                kept = name in detail.resumed and one != name and not isinstance(ended.detail, ev.StepFailed)
+                if name is not None and not kept:
+                    del self.over[one]
             for one in [one for one in self.over if one.startswith(":") or ":compensate" in one]:
                 del self.over[one]
             self.done = [one for one in self.done if not one.startswith(":")]

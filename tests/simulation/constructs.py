@@ -31,13 +31,26 @@ class Generator:
         steps = self.steps(rng.randint(2, 6), 0)
         if rng.random() < 0.35:
             after = [one["name"] for one in steps if "when" not in one]
-            steps.append(step(self._name("breaks"), "effect", after, params={"fails": True}))
+            steps.append(self._breaks(after))
         ends: dict[str, Any] = {}
         if rng.random() < 0.4:
             ends["finally"] = {"steps": self.steps(2, 2)}
         if rng.random() < 0.4:
             ends["on_failure"] = {"steps": self.steps(1, 2)}
         return workflow(*steps, name=name, timeout="2000h", **ends)
+
+    def _breaks(self, after: list[str]) -> dict[str, Any]:
+        """A step that fails for good until an operator retries it; some go on after that with what they had done."""
+        name, fails = self._name("breaks"), {"fails": True}
+        match self.rng.choice(["leaf", "each", "group"]):
+            case "each":
+                given = {"in": list(range(6)), "concurrency": self.rng.randint(1, 3)}
+                return step(name, "effect", after, params={"fails_first": "${{ index == 3 ? 1 : 0 }}"}, foreach=given)
+            case "group":
+                first = step(self._name("effect"), "effect", params=self._does(), retry=QUICK_RETRY)
+                second = step(self._name("first"), "effect", [first["name"]], params={"fails_first": 1})
+                return {"name": name, "depends_on": after, "steps": [first, second, self._leaf(3)]}
+        return step(name, "effect", after, params=fails)
 
     def steps(self, count: int, depth: int) -> list[dict[str, Any]]:
         """Steps of one block, in which each may depend on those before it."""

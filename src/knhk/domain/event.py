@@ -131,7 +131,7 @@ class Retried(Detail, frozen=True, gc=False):
     """An operator let an ended run go on; `steps` are those that are reset.
 
     `from_step` is where it went back to, empty if it was to what failed; then `completed` is how many completed steps
-    are left, -1 if none of them was reset.
+    are left, -1 if none of them was reset. `resumed` are those of the steps that go on with what had completed inside.
     """
 
     steps: tuple[str, ...] = ()
@@ -139,6 +139,7 @@ class Retried(Detail, frozen=True, gc=False):
     from_step: str = ""
     completed: int = -1
     idempotency_key: str = ""
+    resumed: tuple[str, ...] = ()
 
 
 class Completed(Detail, frozen=True, gc=False):

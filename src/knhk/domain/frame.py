@@ -138,13 +138,15 @@ class InnerFrame(Frame):
     """A frame inside another.
 
     It was opened for the step at `index` of `parent` by the receipt `opened_seq`, and `tolerance` more of its steps
-    may fail. Of what is repeated, `started` instances were let run so far, at most `concurrency` at a time. `winner` is
+    may fail. Of what is repeated, `started` instances were let run so far, at most `concurrency` at a time;
+    `again` are those of them that a retry does once more, the last first. `winner` is
     the branch that won where branches compete, or -1. `undoes` is what a frame of compensations undoes, in that order;
     `first_failure` the first one that was tolerated. Frames that the whole run needs have the index -1. `listed` says
     whether the frame is in the run's queue; it is no part of the fold.
     """
 
     __slots__ = (
+        "again",
         "concurrency",
         "first_failure",
         "index",
@@ -171,6 +173,7 @@ class InnerFrame(Frame):
         self.undoes: list[Done] | None = None
         self.first_failure: Failure | None = None
         self.started = 0
+        self.again: list[int] = []
         self.listed = False
 
     def step(self, index: int) -> Step:

@@ -28,12 +28,17 @@ def opened(run: Run, event: Event, detail: ev.StepOpened) -> None:
     block = _block(body, detail.choice)
     child = run.open(block, frame, index, Role.BODY, detail.count if block.repeats else len(block.steps))
     child.opened_at_ns = event.at_ns
+    set_bounds(child, body)
+    _start(run, child)
+
+
+def set_bounds(frame: InnerFrame, body: Body) -> None:
+    """How many steps of a frame may run at a time, and how many may fail, as its step says."""
     match body:
         case Foreach(concurrency=concurrency, max_failures=max_failures):
-            child.concurrency, child.tolerance = concurrency, max_failures
+            frame.concurrency, frame.tolerance = concurrency, max_failures
         case Parallel(compete=True):
-            child.tolerance = len(block.steps) - 1
-    _start(run, child)
+            frame.tolerance = len(frame.block.steps) - 1
 
 
 def entered(run: Run, event: Event, detail: ev.StepEntered) -> None:

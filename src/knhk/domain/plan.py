@@ -229,6 +229,12 @@ def blocks_in(step: Step) -> tuple[Block, ...]:
     return tuple(inside)
 
 
+def is_resumable(step: Step) -> bool:
+    """Whether a retry can go on inside of a step that has not completed."""
+    body = step.body
+    return body is not None and not isinstance(body, Directed) and not (isinstance(body, Parallel) and body.compete)
+
+
 WHOLE: Final = ""
 """The name of an output that is all that a workflow gives, and need be no mapping."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from knhk.domain import event as ev
-from knhk.domain import frame_folds, step_folds, unwinding, wait_folds
+from knhk.domain import frame_folds, retry_folds, step_folds, unwinding, wait_folds
 from knhk.domain.decisions import (
     Command,
     Deliver,
@@ -27,6 +27,7 @@ from knhk.domain.decisions import (
 from knhk.domain.event import Event, Failure
 from knhk.domain.frame import Frame, StepState
 from knhk.domain.plan import RetryPolicy, Step, blocks_in
+from knhk.domain.retry_folds import steps_to_resume
 from knhk.domain.run_state import ENDED, RETRYABLE, Run, RunState
 
 
@@ -60,75 +61,6 @@ def _paused(run: Run, event: Event, detail: ev.Paused) -> None:
 def _resumed(run: Run, _event: Event, detail: ev.Resumed) -> None:
     run.note_decision("resume", detail.idempotency_key)
     run.state = RunState.RUNNING if run.started_at_ns else RunState.PENDING
-
-
-def _retried(run: Run, event: Event, detail: ev.Retried) -> None:
-    run.note_decision("retry", detail.idempotency_key)
-    run.state = RunState.RUNNING
-    run.deadline_ns = detail.deadline_ns
-    run.started_at_ns = run.started_at_ns or event.at_ns
-    run.ended_at_ns = 0
-    run.failure = run.ending = run.finally_failed = None
-    run.settled = False
-    run.first_failed = -1
-    run.timers.clear()
-    run.timer_at_ns.clear()
-    run.since_ns.clear()
-    run.started_deadlines.clear()
-    if run.waits is not None:
-        run.waits.stop()
-    for name in detail.steps:
-        index = run.plan.index_of[name]
-        run.steps[index] = StepState.PENDING
-        run.base_attempts[index] = run.attempts[index]
-        run.failures.pop(index, None)
-        if run.reused is not None:
-            run.reused.pop(index, None)
-        run.output_seqs[index], run.output_digests[index] = -1, b""
-        if detail.from_step and run.children is not None and index in run.children:
-            run.drop(run.children[index])
-    run.ready.clear()
-    run.skips.clear()
-    run.queued = bytearray(len(run.steps))
-    _recount(run)
-    for index, state in enumerate(run.steps):
-        if state is StepState.PENDING and not run.remaining[index]:
-            if run.doomed and index in run.doomed:
-                run.skips.append(index)
-            else:
-                run.enqueue(index)
-
-
-def _recount(run: Run) -> None:
-    """What follows from the states of the steps, after some were reset."""
-    steps, states = run.block.steps, run.steps
-    run.completed = states.count(StepState.COMPLETED)
-    over = [_way_of(step, state) for step, state in zip(steps, states, strict=True)]
-    run.others = sum(1 for way in over if way and way != "completed")
-    run.remaining = [sum(1 for other in step.depends_on if not over[other]) for step in steps]
-    run.doomed = {
-        step.index
-        for step in steps
-        for other in step.depends_on
-        if over[other] and not _runs_after(step, other, over[other])
-    }
-
-
-def _way_of(step: Step, state: StepState) -> str:
-    """How a step has ended, as the steps that depend on it see it; empty if it has not."""
-    match state:
-        case StepState.COMPLETED:
-            return "completed"
-        case StepState.SKIPPED:
-            return "skipped"
-        case StepState.FAILED if step.failure_is_handled:
-            return "either" if step.continue_on_error else "failed"
-    return ""
-
-
-def _runs_after(step: Step, other: int, way: str) -> bool:
-    accepted = step.accepts.get(other, _COMPLETED)
-    return bool(accepted & {"completed", "failed"}) if way == "either" else way in accepted
 
 
 def _end(run: Run, event: Event, state: RunState, failure: Failure | None) -> None:
@@ -174,7 +106,7 @@ _APPLY: Final[dict[type[ev.Detail], Callable[[Run, Event, Any], None]]] = {
     ev.Started: _started,
     ev.Paused: _paused,
     ev.Resumed: _resumed,
-    ev.Retried: _retried,
+    ev.Retried: retry_folds.retried,
     ev.Completed: _completed,
     ev.Failed: _failed,
     ev.Cancelled: _cancelled,
@@ -238,7 +170,6 @@ def _is_reset(step: Step, state: StepState) -> bool:
     return state in _RESET and not (state is StepState.FAILED and step.failure_is_handled)
 
 
-_COMPLETED: Final = frozenset({"completed"})
 _RESET: Final = {StepState.FAILED, StepState.CANCELLED, StepState.RUNNING, StepState.RETRYING, StepState.WAITING}
 
 
@@ -282,5 +213,6 @@ __all__ = [
     "decide",
     "retry_at_ns",
     "runs_at_most_once",
+    "steps_to_resume",
     "steps_to_retry",
 ]

@@ -9,7 +9,7 @@ from knhk.domain import event as ev
 from knhk.domain.event import Failure
 from knhk.domain.frame import Frame, InnerFrame, Role, StepState, frame_number, index_in_frame, is_halted
 from knhk.domain.lease import Lease
-from knhk.domain.plan import Block, Plan
+from knhk.domain.plan import Block, Plan, is_resumable
 from knhk.domain.waits import Waits
 
 
@@ -27,6 +27,7 @@ ENDED: Final = frozenset({RunState.COMPLETED, RunState.FAILED, RunState.CANCELLE
 RETRYABLE: Final = frozenset({RunState.FAILED, RunState.CANCELLED, RunState.TIMED_OUT})
 
 
+_STAYS: Final = frozenset({StepState.COMPLETED, StepState.SKIPPED})
 _ROLE_PATHS: Final = {
     Role.BODY: "",
     Role.CATCH: ":catch",
@@ -66,6 +67,7 @@ class Run(Frame):
     `undone` is how often what a step had done was undone, by its path. `decisions` are what operators
     decided under an idempotency key, with the key.
     `ending` says how the run will end while it puts things right before that, `finally_failed` what went wrong in that.
+    `kept` are the frames of steps that did not complete, in which a retry may go on, by the step's index.
     `inner` is None until the first frame is opened, since most runs have none.
     """
 
@@ -80,6 +82,7 @@ class Run(Frame):
         "failures",
         "finally_failed",
         "inner",
+        "kept",
         "leases",
         "paused_at_ns",
         "plan",
@@ -110,6 +113,7 @@ class Run(Frame):
         self.submitted: ev.Submitted | None = None
         self.submitted_at_ns = self.started_at_ns = self.ended_at_ns = self.deadline_ns = 0
         self.inner: Inner | None = None
+        self.kept: dict[int, InnerFrame] | None = None
         self.skips: list[int] = []
         self.base_attempts: dict[int, int] = {}
         self.timers: list[tuple[int, int]] = []
@@ -267,13 +271,25 @@ class Run(Frame):
         for child in tuple((self.children or {}).values()):
             if child.index >= 0:
                 self.steps[child.index] = StepState.CANCELLED
-            self.drop(child)
+            self.put_away(child)
         waiting = self.waits.stop() if self.waits is not None else ()
         for index in (*self.timer_at_ns, *self.started_deadlines, *waiting):
             self.steps[index] = StepState.CANCELLED
         self.timers.clear()
         self.timer_at_ns.clear()
         self.since_ns.clear()
+
+    def put_away(self, frame: InnerFrame) -> None:
+        """Close the frame of a step that has not completed; what had ended there is kept, as a retry may go on."""
+        self.drop(frame)
+        if frame.parent is not self or frame.role is not Role.BODY or not is_resumable(self.block.steps[frame.index]):
+            return
+        frame.children = None
+        for at, state in enumerate(frame.steps):
+            if state not in _STAYS and not (state is StepState.FAILED and frame.step(at).failure_is_handled):
+                frame.steps[at] = StepState.PENDING
+                frame.output_seqs[at], frame.output_digests[at] = -1, b""
+        self.kept = {**(self.kept or {}), frame.index: frame}
 
     def drop(self, frame: InnerFrame) -> None:
         """Forget a frame and those inside it."""

@@ -123,7 +123,10 @@ def attempt_ended(run: Run, frame: Frame, index: int, event: Event, state: StepS
         run.waits.forget(position)
     if frame.children and (child := frame.children.get(index)) is not None:
         note_done(frame, child.take_done())
-        run.drop(child)
+        if state is StepState.FAILED:
+            run.put_away(child)
+        else:
+            run.drop(child)
     return position
 
 
@@ -155,7 +158,10 @@ def _settle(run: Run, frame: Frame, index: int, ways: frozenset[EndState], event
 
 def start_more(run: Run, frame: InnerFrame) -> None:
     """Let further instances of what is repeated run, as many as may at a time."""
-    under_way = frame.started - frame.completed - frame.others
+    under_way = frame.started - frame.completed - frame.others - len(frame.again)
+    while frame.again and under_way < frame.concurrency:
+        run.make_ready(frame, frame.again.pop())
+        under_way += 1
     while frame.started < len(frame.steps) and under_way < frame.concurrency:
         run.make_ready(frame, frame.started)
         frame.started += 1

@@ -126,10 +126,16 @@ class LiveRun:
     ) -> Values:
         """A frame was opened for a step, or goes on."""
         assert frame.children is not None
-        child = frame.children[index]
-        values = self.values.get(child.number)
+        return self.enter(frame.children[index], items=items, variables=variables)
+
+    def enter(
+        self, frame: InnerFrame, *, items: list[Any] | None = None, variables: Mapping[str, Any] | None = None
+    ) -> Values:
+        """The values of a frame, with what it is repeated for and its variables if there are none yet."""
+        values = self.values.get(frame.number)
         if values is None:
-            values = self.values[child.number] = Values(child, self.scope_at(frame, index), variables or {})
+            around = self.scope_at(frame.parent, frame.index)
+            values = self.values[frame.number] = Values(frame, around, variables or {})
             values.items = items or []
         return values
 

@@ -72,7 +72,7 @@ class Loader:
             await self._load_done(live)
         if run.inner is not None:
             for frame in run.inner.frames.values():  # A frame comes after the one around it.
-                await self._load_frame(live, frame)
+                await self.load_frame(live, frame)
         return live
 
     async def _load_done(self, live: LiveRun) -> None:
@@ -84,8 +84,8 @@ class Loader:
             given = await self._journal.payload(run.workflow_id, done.seq, INPUT)
             live.done[done.seq] = (given or b"", await self._payload(run, done.seq, OUTPUT))
 
-    async def _load_frame(self, live: LiveRun, frame: InnerFrame) -> None:
-        """The values of an open frame that its remaining steps will read."""
+    async def load_frame(self, live: LiveRun, frame: InnerFrame) -> None:
+        """The values of a frame, open or about to be, that its remaining steps will read."""
         if frame.index < 0 or frame.role is Role.UNWIND:
             await self._load_steps(live, frame, range(len(frame.steps)))
             return
@@ -103,7 +103,7 @@ class Loader:
         if isinstance(around.body, Directed) and frame.role is Role.BODY:
             raw = await self._payload(run, frame.opened_seq, OUTPUT)
             memo, variables[GIVEN] = _decode(raw, run, frame.opened_seq)
-        values = live.opened(frame.parent, frame.index, items=items, variables=variables)
+        values = live.enter(frame, items=items, variables=variables)
         values.memo = memo
         needed = range(len(frame.steps))
         if isinstance(around.body, Loop) and frame.role is Role.BODY:

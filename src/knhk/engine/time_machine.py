@@ -14,7 +14,15 @@ from knhk.domain.errors import IllegalTransition, InvalidParameter
 from knhk.domain.identifier import to_text
 from knhk.domain.inputs import check_inputs
 from knhk.domain.plan import Plan
-from knhk.domain.run import RETRYABLE, Run, StepState, begun_at_most_once, runs_at_most_once, steps_to_retry
+from knhk.domain.run import (
+    RETRYABLE,
+    Run,
+    StepState,
+    begun_at_most_once,
+    runs_at_most_once,
+    steps_to_resume,
+    steps_to_retry,
+)
 from knhk.engine.admission import Admission
 from knhk.engine.arrivals import Arrivals
 from knhk.engine.inbound import Inbound
@@ -72,7 +80,12 @@ class TimeMachine:
             self._require_key(live)
             steps = steps_to_retry(run)
             deadline = self._scheduler.deadline_of(run, self._clock.now_ns())
-            await self._inbound.record(live, ev.Retried(steps, deadline, idempotency_key=key), actor)
+            resumed = steps_to_resume(run, steps)
+            for name in resumed:
+                assert run.kept is not None
+                await self._loader.load_frame(live, run.kept[run.plan.index_of[name]])
+            detail = ev.Retried(steps, deadline, idempotency_key=key, resumed=resumed)
+            await self._inbound.record(live, detail, actor)
             return steps
 
     async def retry_from(self, workflow_id: int, step: str, *, actor: str, key: str = "") -> tuple[str, ...]:
