@@ -188,7 +188,8 @@ def resize(server: Server, count: int, owned: list[list[int]]) -> None:
     """Have so many processes, and wait until they own these partitions."""
     answer = httpx.put(f"{server.ops}/processes", json={"count": count}, timeout=60)
     assert answer.status_code == 200, answer.text
-    until(lambda: [one["partitions"] for one in processes(server)] == owned)
+    wanted = [(partitions, "running") for partitions in owned]  # a process has its partitions before it answers
+    until(lambda: [(one["partitions"], one["state"]) for one in processes(server)] == wanted)
 
 
 def _their_number_changes_while_they_run(server: Server) -> None:
