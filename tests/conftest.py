@@ -1,12 +1,16 @@
-"""Services that tests of several rooms share: one of each for a process, started when a test first needs it."""
+"""What tests of all rooms share: settings of hypothesis, and services, one of each for a process, when first needed."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.services.s3 import S3
+
+settings.register_profile("knhk", deadline=None, print_blob=True)  # a loaded machine is no bug of an example
+settings.load_profile("knhk")
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,8 @@ _NO_BLOBS: Final = NoBlobs("the engine works without a blob area")
 class Settings(msgspec.Struct, frozen=True):
     """The limits of the engine; times in nanoseconds, sizes in bytes.
 
-    `sampling_rate` is the share of runs that are traced, None if traces are sent nowhere.
+    `sampling_rate` is the share of runs that are traced, None if traces are sent nowhere. `idle_ns` is how long
+    sleepers, triggers and followers that have nothing to do wait before they look again.
     """
 
     node_id: str
@@ -62,6 +63,7 @@ class Settings(msgspec.Struct, frozen=True):
     threads: int = 32
     default_timeout_ns: int = 300_000_000_000
     tick_ns: int = 12_500_000
+    idle_ns: int = 15_000_000_000
     max_descriptor_bytes: int = 4 << 20
     max_steps: int = 100_000
     max_payload_bytes: int = 4 << 20
@@ -108,7 +110,7 @@ class Engine:
             default_timeout_ns=settings.default_timeout_ns,
             tick_ns=settings.tick_ns,
         )
-        self.watchers = Watchers()
+        self.watchers = Watchers(settings.idle_ns / 1e9)
         self.scheduler = Scheduler(
             clock,
             rng,
@@ -157,6 +159,7 @@ class Engine:
             self._journal,
             self._clock,
             self.scheduler.deadlines,
+            self.settings.idle_ns,
             wake=self._wake,
             has_room=lambda: self.scheduler.has_slot,
         )
@@ -269,6 +272,7 @@ class Engine:
             clock=self._clock,
             submit=self.control.submit,
             secrets=self.settings.webhook_secrets,
+            idle_ns=self.settings.idle_ns,
         )
         self.definitions.changed = triggers.changed
         self.control.triggers = self.signals.triggers = triggers

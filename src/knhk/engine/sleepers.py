@@ -1,4 +1,4 @@
-"""Runs that only wait: they are on disk, and here is nothing of them but the wake times of the next minute.
+"""Runs that only wait: they are on disk, and here is nothing of them but the wake times of the next moments.
 
 The store's timers are read window by window. A run that is due is loaded like any other; while all slots are taken the
 ids of those that are due queue up, and no further window is read, so that memory stays bounded however many wait.
@@ -14,7 +14,6 @@ from knhk.engine.deadlines import WAKE, Deadlines
 from knhk.ports.environment import Clock
 from knhk.ports.journal import Journal
 
-_WINDOW_NS: Final = 30_000_000_000
 _PAGE: Final = 2_000
 _RETRY_NS: Final = 1_000_000_000
 _WINDOW_KEY: Final = (0, WAKE)
@@ -23,8 +22,8 @@ _WINDOW_KEY: Final = (0, WAKE)
 class Sleepers:
     """Wakes parked runs of one partition.
 
-    `wake(id)` loads one and lets it go on if it is due; `has_room` says whether there is a slot for it. `trouble` is
-    why the timers cannot be read just now.
+    A window is `window_ns` long. `wake(id)` loads one and lets it go on if it is due; `has_room` says whether there is
+    a slot for it. `trouble` is why the timers cannot be read just now.
     """
 
     def __init__(
@@ -33,12 +32,13 @@ class Sleepers:
         journal: Journal,
         clock: Clock,
         deadlines: Deadlines,
+        window_ns: int,
         *,
         wake: Callable[[int], Awaitable[None]],
         has_room: Callable[[], bool],
     ) -> None:
         self._partition, self._journal, self._clock, self._deadlines = partition, journal, clock, deadlines
-        self._wake, self._has_room = wake, has_room
+        self._window_ns, self._wake, self._has_room = window_ns, wake, has_room
         self.trouble: KnhkError | None = None
         self._window_end_ns = 0
         self._due: deque[int] = deque()
@@ -94,7 +94,7 @@ class Sleepers:
 
     async def _read_window(self) -> None:
         # The window is open before it is read: a run that parks meanwhile is not in what is read, and plans itself.
-        self._window_end_ns = end = self._clock.now_ns() + _WINDOW_NS
+        self._window_end_ns = end = self._clock.now_ns() + self._window_ns
         try:
             rows = await self._journal.timers(self._partition, end, _PAGE)
         except KnhkError as error:

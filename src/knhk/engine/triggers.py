@@ -33,7 +33,6 @@ from knhk.ports.journal import Journal
 
 ON_TIME_NS: Final = 60_000_000_000
 """A time that is looked at within this is not missed."""
-_LONGEST_SLEEP_S: Final = 60.0
 _RETRY_S: Final = 1.0
 _PAGE: Final = 500
 _SHOWN: Final = 5
@@ -66,10 +65,17 @@ class Triggers:
     """The armed triggers of all definitions."""
 
     def __init__(
-        self, *, definitions: Definitions, journal: Journal, clock: Clock, submit: Submit, secrets: Mapping[str, str]
+        self,
+        *,
+        definitions: Definitions,
+        journal: Journal,
+        clock: Clock,
+        submit: Submit,
+        secrets: Mapping[str, str],
+        idle_ns: int,
     ) -> None:
         self._definitions, self._journal, self._clock = definitions, journal, clock
-        self._submit, self._secrets = submit, secrets
+        self._submit, self._secrets, self._idle_ns = submit, secrets, idle_ns
         self._armed: dict[str, _Armed] = {}
         self._ready = asyncio.Event()
         self._news = asyncio.Event()
@@ -180,7 +186,7 @@ class Triggers:
         self._ready.set()
         while True:
             now = self._clock.now_ns()
-            soonest = now + int(_LONGEST_SLEEP_S * 1e9)
+            soonest = now + self._idle_ns
             for armed in self._armed.values():
                 for one in armed.scheduled:
                     if one.task is None or one.task.done():
@@ -213,7 +219,7 @@ class Triggers:
             one.task = asyncio.create_task(self._fire_all(one, due), name=f"trigger {one.definition}")
             one.task.add_done_callback(lambda _: self._news.set())
         following = next_times(one.cron, now_ns, 1)
-        return following[0] if following else now_ns + int(_LONGEST_SLEEP_S * 1e9)
+        return following[0] if following else now_ns + self._idle_ns
 
     async def _due(self, one: _Scheduled, now_ns: int) -> list[int]:
         """The times that have come and not fired, as far as the policy makes up for them."""

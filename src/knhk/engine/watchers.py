@@ -3,17 +3,15 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
 
 from knhk.engine.committer import Batch
 
-_HEARTBEAT_S: Final = 15.0
-
 
 class Watchers:
-    """Events by workflow id."""
+    """Events by workflow id; `idle_s` is how long they wait for news at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle_s: float) -> None:
+        self._idle_s = idle_s
         self._watched: dict[int, set[asyncio.Event]] = {}
         self.closed = False
         """Whether nothing is told any more, because the engine is about to stop."""
@@ -41,7 +39,7 @@ class Watchers:
     async def wait(self, changed: asyncio.Event) -> bool:
         """Wait for news; False if there were none for a while."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(_HEARTBEAT_S):
+            async with asyncio.timeout(self._idle_s):
                 await changed.wait()
                 return True
         return False
