@@ -48,7 +48,7 @@ class Cluster:
     shared = shares_blobs = True
     exit_code = 0
 
-    def __init__(self, node: Node, api: str) -> None:
+    def __init__(self, node: Node, api: str, *, movable: bool = False) -> None:
         config = node.config.cluster
         self._node, self._log = node, get("knhk.cluster")
         self._grace_s = config.handover_grace_ns / _NS
@@ -70,7 +70,7 @@ class Cluster:
                 f"/knhk/{config.name}",
                 config.partitions,
                 ttl_s,
-                movable=bool(node.config.recovery.backup_to),
+                movable=movable,
                 takeover=config.takeover,
             ),
             entry,

@@ -125,4 +125,6 @@ def _partition(number: int, view: View, wanted: str | None, said: dict[str, dict
         "wanted": wanted,
         "active": has.get("active"),
         "lag_blocks": has.get("lag_blocks"),
+        "home": None if (home := view.homes.get(number)) is None else home.holder,
+        "restored": has.get("restored"),
     }

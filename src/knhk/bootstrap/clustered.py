@@ -41,11 +41,15 @@ def complaint(config: Config) -> str:
                 "cluster.takeover needs recovery.backup_to: a lost node's journal is restored from what was shipped",
                 hint="Name a place that all nodes reach, such as s3://bucket/prefix or a directory on NFS.",
             )
+        if config.recovery.ship_before_acknowledging and not config.recovery.backup_to:
+            raise InvalidConfiguration("recovery.ship_before_acknowledging needs recovery.backup_to")
         return (
             "this node is one of a cluster with a journal of its own: service levels, alerts and drills do not run on "
             "it, and there are no blobs; see docs/cluster.md"
         )
     if not config.cluster.mode:
+        if config.recovery.ship_before_acknowledging:
+            return "recovery.ship_before_acknowledging has no effect on a node that works alone"
         return ""
     return (
         "cluster.mode (set to true) has no effect: it needs cluster.etcd, so this node works alone and must have a "

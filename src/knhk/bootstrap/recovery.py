@@ -3,10 +3,11 @@
 import asyncio
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from knhk.bootstrap.blobs import blob_path
-from knhk.bootstrap.clustered import is_clustered, shares_journal
+from knhk.bootstrap.clustered import has_own_journal, is_clustered, shares_journal
 from knhk.bootstrap.node import PARTITION, Node
 from knhk.bootstrap.partitions import config_of
 from knhk.bootstrap.stores import open_store, postgres_options, store_options
@@ -14,6 +15,7 @@ from knhk.config import Config
 from knhk.domain.errors import InvalidConfiguration
 from knhk.persistence.blob_area import FOLDER
 from knhk.persistence.partition_directories import partitions_in
+from knhk.persistence.rocksdb import RocksDbStore
 from knhk.persistence.rocksdb_database import Counters
 from knhk.persistence.rocksdb_opening import open_database
 from knhk.persistence.scanner import Progress
@@ -181,4 +183,10 @@ def shipper_of(node: Node) -> Shipper | None:
         interval_ns=recovery.ship_interval_ns,
         longest_lag_ns=recovery.max_ship_lag_ns,
         blobs=None if node.area is None else BlobShipping(node.area),
+        epoch=partial(_epoch_of, node) if has_own_journal(node.config) else lambda: 0,
     )
+
+
+def _epoch_of(node: Node) -> int:
+    assert isinstance(node.store, RocksDbStore)
+    return node.store.epoch_of(node.partition)

@@ -31,6 +31,11 @@ class Recovery(Section):
         gt=0,
         description="Longest time from a commit until it is on its way to `backup_to`.",
     )
+    ship_before_acknowledging: bool = Field(
+        default=False,
+        description="Where each node of a cluster has its own journal: a commit counts only when it has arrived in "
+        "`backup_to` too, so that a takeover loses nothing. Each step then waits for that place.",
+    )
     drill_interval_ns: Duration = Field(
         default=0,
         ge=0,

@@ -6,8 +6,9 @@ segments of both can lie in one place, each line of events has a name, its histo
     histories/<history>.json    {"history", "parent", "started_at_ns", "node_id", "heads": {"0": [height, block hash]}}
     histories/<history>.json.sig    as a manifest's (manifest.py), over 0x08 || the bytes of the document
 
-where `heads` is how far the parent's blocks belong to it too. A new journal has no parent. Without its document the
-segments of a history are not found: it is read back before the first one counts as shipped.
+where `heads` is how far the parent's blocks belong to it too. A new journal has no parent. `epoch` is that of the owner
+in a cluster, 0 elsewhere: the history of a greater one is the newer one, whatever the clocks of the nodes said. Without
+its document the segments of a history are not found: it is read back before the first one counts as shipped.
 """
 
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ class History(msgspec.Struct, frozen=True):
     started_at_ns: int
     node_id: str
     heads: dict[str, tuple[int, str]]
+    epoch: int = 0
 
     def inherited(self, partition: int) -> int:
         """The last height of a partition that is the parent's, -1 if none is."""
@@ -75,7 +77,7 @@ class Reader(NamedTuple):
         names = [one.name.rpartition("/")[2] for one in self.place.entries(_FOLDER)]
         found = [self.read(name.removesuffix(_SUFFIX)) for name in names if name.endswith(_SUFFIX)]
         known = [one for one in found if not to_ns or one.started_at_ns <= to_ns] or found
-        return max(known, key=lambda one: one.started_at_ns, default=None)
+        return max(known, key=lambda one: (one.epoch, one.started_at_ns), default=None)
 
     def line(self, name: str) -> list[History]:
         """A history and its ancestors, the oldest first. Raises NotFound if one of them is missing."""

@@ -4,6 +4,9 @@ Reads the journal beside the runs, in a thread, in segments of bounded size. A s
 been read back and is what was written. Then the cursor moves, stored like that of a projection: after a crash the place
 itself says what arrived meanwhile. A place that fails costs nothing but lag: blocks wait in the journal, not in memory.
 Invariant: the segments of a history are the blocks of one chain, each at least once, with no gap.
+
+In a cluster a partition has one owner after the other. Each ships under a history of its own, and stops when it finds
+that there is a later one (owners.py).
 """
 
 import asyncio
@@ -19,7 +22,7 @@ from knhk.persistence.verification import CheckSignature
 from knhk.ports.environment import Clock, Signer
 from knhk.ports.journal import Journal
 from knhk.ports.storage import Projections
-from knhk.recovery import histories, segments
+from knhk.recovery import histories, owners, segments
 from knhk.recovery.blob_shipping import BlobShipping
 from knhk.recovery.histories import History, Reader
 from knhk.recovery.places import Place
@@ -55,10 +58,12 @@ class Shipper:
         check: CheckSignature,
         longest_lag_ns: int,
         blobs: BlobShipping | None = None,
+        epoch: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`epoch` is that of the owner where a partition can have another one, else 0."""
         self._url, self._rows, self._journal, self._projections = url, rows, journal, projections
         self._signer, self._clock, self._node_id, self._partition = signer, clock, node_id, partition
-        self._check, self._blobs = check, blobs
+        self._check, self._blobs, self._epoch = check, blobs, epoch
         self._interval_ns, self._longest_lag_ns = interval_ns, longest_lag_ns
         self._fold = fold_of(partition)
         self._place: Place | None = None
@@ -69,6 +74,8 @@ class Shipper:
         self._attempted: int | None = None
         self._behind_since_ns = 0
         self._log = get("knhk.recovery")
+        self._turn = asyncio.Lock()
+        self._asked, self._news = asyncio.Event(), asyncio.Event()
         self.cursor = -1
         self.segments_total = self.bytes_total = self.failures_total = 0
 
@@ -84,9 +91,27 @@ class Shipper:
         await asyncio.gather(self._task, return_exceptions=True)
         try:
             async with asyncio.timeout(_LAST_CHANCE_S):
-                await self._ship()
+                await self.ship_all()
         except (KnhkError, TimeoutError) as error:
             self._log.warning("the last blocks are not shipped; the next start does it", reason=str(error))
+
+    async def arrived(self, height: int, limit_s: float) -> bool:
+        """Ask for a block to be shipped at once, and wait; False if it has not arrived in this time."""
+        try:
+            async with asyncio.timeout(limit_s):
+                while self.cursor < height:
+                    self._news.clear()
+                    self._asked.set()
+                    await self._news.wait()
+        except TimeoutError:
+            return self.cursor >= height
+        return True
+
+    async def ship_all(self) -> int:
+        """Ship all that is committed; the last height. Raises what the place raises, and Fenced."""
+        async with self._turn:
+            await self._ship()
+        return self.cursor
 
     def health(self) -> str:
         """Whether committed blocks arrive in time."""
@@ -113,8 +138,9 @@ class Shipper:
         # Looked for twice an interval, so that a block is on its way well before one has passed.
         step_s = pause_s = self._interval_ns / 2e9
         while True:
+            self._asked.clear()
             try:
-                await self._ship()
+                await self.ship_all()
                 if self._failure:
                     self._log.info("shipping goes on", height=self.cursor)
                 self._failure, pause_s = "", step_s
@@ -124,7 +150,19 @@ class Shipper:
                 if reason != self._failure:
                     self._log.error("shipping fails", reason=reason, exc_info=not isinstance(error, KnhkError))
                 self._failure, pause_s = reason, min(max(pause_s, 0.1) * 2, _LONGEST_PAUSE_S)
+            await self._pause(pause_s)
+
+    async def _pause(self, pause_s: float) -> None:
+        """Until the time is over, or, if the place works, somebody waits for a block."""
+        if self._failure:
             await self._clock.sleep(pause_s)
+            return
+        waits = [asyncio.ensure_future(self._clock.sleep(pause_s)), asyncio.ensure_future(self._asked.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
 
     async def _ship(self) -> None:
         """Ship everything that is committed by now."""
@@ -140,6 +178,7 @@ class Shipper:
         while self.cursor < height:
             header = await asyncio.to_thread(self._ship_segment, self._rows(), self.cursor + 1, height)
             self.cursor = header.last
+            self._news.set()
             await self._remember()
             await self._measure(height)
 
@@ -159,6 +198,7 @@ class Shipper:
         header, raw = segments.encode(body, history=self._history, node_id=self._node_id, signer=self._signer)
         name = segments.name_of(self._history, self._partition, header.first, header.last)
         self._attempted = header.last
+        self._require_ownership(self._place)
         self._place.put(name, raw)
         try:
             arrived = self._place.read(name)
@@ -166,20 +206,28 @@ class Shipper:
             raise BackupUnavailable(f"{self._place} said that it has {name}, and does not have it") from error
         if arrived != raw:
             raise BackupUnavailable(f"{self._place} said that it has {name}, and has something else there")
+        self._require_ownership(self._place)
         self._descriptors, self._attempted = known, None
         self.segments_total += 1
         self.bytes_total += len(raw)
         return header
+
+    def _require_ownership(self, place: Place) -> None:
+        if epoch := self._epoch():
+            owners.require(place, epoch)
 
     # -- Where to go on
 
     async def _connect(self) -> None:
         """Find out what is in the place already, and under which history to go on."""
         place = await asyncio.to_thread(Place.of, self._url, make=True, timeout_s=_TIMEOUT_S)
+        if epoch := self._epoch():
+            mine = owners.Claim(epoch, self._node_id, self._clock.now_ns())
+            await asyncio.to_thread(owners.claim, place, mine)
         self._history, self.cursor = read_cursor(await self._projections.row(self._fold, CURSOR_ROW))
         if not self._history or not await asyncio.to_thread(self._is_there, place):
             await self._begin(place, parent="", cursor=-1)
-        elif not await self._catch_up(place):
+        elif await asyncio.to_thread(self._is_anothers, place) or not await self._catch_up(place):
             await self._begin(place, parent=self._history, cursor=self.cursor)
         if self._blobs is not None:
             await asyncio.to_thread(self._blobs.connect, place)
@@ -196,6 +244,12 @@ class Shipper:
         if self.cursor <= known.inherited(self._partition):
             return True
         return any(first <= self.cursor for first, _ in self._arrived(place, self.cursor))
+
+    def _is_anothers(self, place: Place) -> bool:
+        """Whether our history is that of an owner before this one, which perhaps does not know yet."""
+        if not self._epoch():
+            return False
+        return Reader(place, None, self._check).read(self._history).node_id != self._node_id
 
     def _arrived(self, place: Place, height: int) -> list[tuple[int, int]]:
         """First and last height of the segments that end at a height or later, in order."""
@@ -231,7 +285,7 @@ class Shipper:
                 f"block {cursor} of partition {self._partition} was shipped, and the journal does not have it"
             )
         heads = {} if last is None else {str(self._partition): (cursor, last.hash().hex())}
-        begun = History(os.urandom(8).hex(), parent, self._clock.now_ns(), self._node_id, heads)
+        begun = History(os.urandom(8).hex(), parent, self._clock.now_ns(), self._node_id, heads, self._epoch())
         await asyncio.to_thread(histories.write, place, begun, self._signer)
         self._history, self.cursor = begun.history, cursor
         self._log.info("a history begins", history=begun.history, parent=parent, height=cursor, place=str(place))
