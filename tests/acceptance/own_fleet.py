@@ -65,6 +65,11 @@ class OwnFleet(Fleet):
         self.nodes[name] = node
         return self.start(name)
 
+    def start(self, name: str) -> Server:
+        self.nodes[name].start(timeout_s=150)
+        self.running.add(name)
+        return self.nodes[name]
+
     def add_all(self, *names: str) -> None:
         """All at the same time, as in a data centre that gets its power back."""
         with ThreadPoolExecutor() as pool:
