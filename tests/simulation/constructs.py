@@ -30,7 +30,7 @@ class Generator:
         rng = self.rng
         steps = self.steps(rng.randint(2, 6), 0)
         if rng.random() < 0.35:
-            after = [one["name"] for one in steps if "when" not in one]
+            after = [one["name"] for one in steps if "when" not in one] if rng.random() < 0.3 else []
             steps.append(self._breaks(after))
         ends: dict[str, Any] = {}
         if rng.random() < 0.4:
@@ -42,7 +42,7 @@ class Generator:
     def _breaks(self, after: list[str]) -> dict[str, Any]:
         """A step that fails for good until an operator retries it; some go on after that with what they had done."""
         name, fails = self._name("breaks"), {"fails": True}
-        match self.rng.choice(["leaf", "each", "group"]):
+        match self.rng.choice(["leaf", "each", "each", "group"]):
             case "each":
                 given = {"in": list(range(6)), "concurrency": self.rng.randint(1, 3)}
                 return step(name, "effect", after, params={"fails_first": "${{ index == 3 ? 1 : 0 }}"}, foreach=given)

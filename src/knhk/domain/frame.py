@@ -48,6 +48,10 @@ FIRST_INSIDE: Final = 1 << INDEX_BITS
 _INDEX: Final = (1 << INDEX_BITS) - 1
 
 
+_UNDONE: Final = frozenset({StepState.COMPLETED, StepState.FAILED})
+"""States of compensations that are over."""
+
+
 class Done(msgspec.Struct, frozen=True):
     """Something that a step has done and that can be undone: its path, and the receipt of its completion."""
 
@@ -107,6 +111,10 @@ class Frame:
         self.children: dict[int, InnerFrame] | None = None
         self.completed = self.others = self.in_flight = 0
         self.first_failed = -1
+
+    def own_done(self) -> list[Done]:
+        """What was done in this frame alone and can be undone."""
+        return self.done or []
 
     def step(self, index: int) -> Step:
         """What the step at an index is."""
@@ -176,6 +184,11 @@ class InnerFrame(Frame):
         self.again: list[int] = []
         self.listed = False
 
+    def own_done(self) -> list[Done]:
+        """Also what compensations have not come to yet: it is still to be undone if something around them ends."""
+        left = [one for one, state in zip(self.undoes or (), self.steps, strict=False) if state not in _UNDONE]
+        return [*super().own_done(), *left]
+
     def step(self, index: int) -> Step:
         if self.undoes is not None:
             compensation = self.undoes[index].step.compensate
@@ -199,7 +212,7 @@ class InnerFrame(Frame):
 
     def take_done(self) -> list[Done]:
         """What was done in this frame and those inside it and can be undone. Nobody gets it a second time."""
-        return [done for frame in self.inside() for done in frame.done or ()]
+        return [done for frame in self.inside() for done in frame.own_done()]
 
     def inside(self) -> "Iterator[InnerFrame]":
         """This frame and all that are open inside it."""

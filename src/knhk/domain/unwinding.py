@@ -22,7 +22,7 @@ _ROLES: Final = (Role.UNWIND, Role.ON_FAILURE, Role.FINALLY)
 
 def done_inside(frame: Frame) -> list[Done]:
     """What was done in a frame and those inside it and can be undone, the last first."""
-    found = list(frame.done or ())
+    found = list(frame.own_done())
     for child in (frame.children or {}).values():
         found += done_inside(child)
     return sorted(found, key=lambda one: -one.seq)

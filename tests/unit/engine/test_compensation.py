@@ -292,3 +292,15 @@ def test_compensations_run_in_the_reverse_order_of_completions(data: st.DataObje
         await house.engine.stop()
 
     in_virtual_time(scenario)
+
+
+async def test_a_failure_in_the_middle_of_a_compensation_inside_loses_nothing(house: House) -> None:
+    """While a group that is caught undoes what it did, the run fails because of another step."""
+    inside = [does("a", undo={"takes_s": 3.0}), does("b", ["a"], undo={"takes_s": 3.0}), fails("c", ["b"])]
+    caught = {"name": "g", "steps": inside, "catch": {"steps": [step("note")]}}
+    late = step("late", "effect", params={"takes_s": 1.0, "fails": True})
+    run = await house.run(workflow(caught, late))
+    assert run.state is RunState.FAILED
+    assert undone(house) == ["g/b", "g/a"]
+    assert (await house.verify()).valid
+    assert not house.leaks()
