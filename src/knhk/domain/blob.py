@@ -20,9 +20,10 @@ JSON: Final = "application/json"
 JSON_LINES: Final = "application/x-ndjson"
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _MEDIA_TYPE: Final = re.compile(r"[\w.+-]{1,100}/[\w.+-]{1,100}(; ?[\w.+-]{1,50}=[\w.+\"-]{1,100}){0,5}", re.ASCII)
-_KEY_BYTES: Final = b"\xa5" + KEY.encode()
+KEY_BYTES: Final = b"\xa5" + KEY.encode()
+"""A payload whose bytes do not have these in them refers to no blob."""
 # Neither 0xa5 nor 0xd9 can begin a character of UTF-8, so no text in a payload looks like this.
-_IN_PAYLOAD: Final = re.compile(re.escape(_KEY_BYTES) + rb"\xd9\x47(sha256:[0-9a-f]{64})")
+_IN_PAYLOAD: Final = re.compile(re.escape(KEY_BYTES) + rb"\xd9\x47(sha256:[0-9a-f]{64})")
 
 
 class BlobReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,6 +69,6 @@ def checked_media_type(text: str) -> str:
 
 def digests_in(raw: bytes) -> list[str]:
     """The digests of the blobs that a payload's bytes (see knhk.domain.payload) refer to, each once."""
-    if _KEY_BYTES not in raw:
+    if KEY_BYTES not in raw:
         return []
     return list(dict.fromkeys(found.decode() for found in _IN_PAYLOAD.findall(raw)))

@@ -75,7 +75,7 @@ def compile_descriptor(
         shape, taken = shape_of(descriptor.spec)
         known = shapes.plan(shape, taken, metadata, digest)
         if known is not None:
-            shapes.learn(text, shape, taken, metadata, document.locate)
+            shapes.learn(text, known, shape, taken, metadata, document.locate)
             return known
     plan = _Compiler(actions, complaints).plan(digest, descriptor, default_timeout_ns)
     complaints.raise_if_any()

@@ -38,22 +38,20 @@ class _Shape:
         self.plan, self.patterns = plan, 0
 
 
-class _Written(msgspec.Struct, array_like=True):
-    """What in a descriptor is not its shape."""
-
-    metadata: dict[str, Any]
-    params: list[Params]
-
-
 class _Known(NamedTuple):
-    """A pattern, and of the text of which it was made the shape and, encoded, the rest."""
+    """A pattern, and what the text of which it was made was compiled to.
+
+    `params` are the params in which there are holes, by the index of their step, encoded. `places` says where each hole
+    is: in which of `params`, -1 for the metadata, and the keys to it there.
+    """
 
     pattern: Pattern
-    shape: bytes
-    written: bytes
+    plan: Plan
+    params: tuple[tuple[int, bytes], ...]
+    places: tuple[tuple[int, tuple[str, ...], str], ...]
 
 
-_WRITTEN: Final = msgspec.msgpack.Decoder(_Written)
+_DECODER: Final = msgspec.msgpack.Decoder(dict[str, Any])
 
 
 class Shapes:
@@ -76,24 +74,14 @@ class Shapes:
         known = self._shapes.get(shape)
         if known is None:
             return None
-        root = known.plan.root
-        steps = list(root.steps)
-        for index, params in enumerate(taken):
-            if params is None:
-                continue
-            step = steps[index]
-            schema = step.traits.params_schema
-            if schema is not None and not matches(schema, params):
-                return None
-            steps[index] = msgspec.structs.replace(step, params=Template(params, None, params))
-        return msgspec.structs.replace(
-            known.plan,
-            digest=digest,
-            name=metadata.name,
-            department=metadata.department or "",
-            cost_center=metadata.cost_center or "",
-            labels=metadata.labels or {},
-            root=msgspec.structs.replace(root, steps=tuple(steps)),
+        named = {
+            "name": metadata.name,
+            "department": metadata.department or "",
+            "cost_center": metadata.cost_center or "",
+            "labels": metadata.labels or {},
+        }
+        return _with(
+            known.plan, digest, named, [(index, params) for index, params in enumerate(taken) if params is not None]
         )
 
     def plan_of_text(self, text: bytes, digest: bytes) -> Plan | None:
@@ -101,44 +89,72 @@ class Shapes:
         known = self._patterns.get(outline(text))
         if known is None or (values := known.pattern.values(text)) is None:
             return None
-        written = _WRITTEN.decode(known.written)
-        for (kind, *keys, last), value in values:
-            part: Any = written.metadata if kind == "metadata" else written.params
-            for key in keys:
-                part = part[key]
-            part[last] = value
-        try:
-            metadata = msgspec.convert(written.metadata, MetadataPart)
-        except msgspec.ValidationError:
-            return None
-        return self.plan(known.shape, written.params, metadata, digest)
+        named: dict[str, Any] = {}
+        taken = [(index, _DECODER.decode(raw)) for index, raw in known.params]
+        for value, (params, keys, last) in zip(values, known.places, strict=True):
+            if params >= 0:
+                part = taken[params][1]
+                for key in keys:
+                    part = part[key]
+                part[last] = value
+            elif type(value) is not str:
+                return None
+            elif keys:
+                named.setdefault("labels", dict(known.plan.labels))[last] = value
+            else:
+                named[last] = value
+        return _with(known.plan, digest, named, taken)
 
     def learn(
         self,
         text: bytes,
+        plan: Plan,
         shape: bytes,
         taken: list[Params],
         metadata: MetadataPart,
         locate: Callable[[Path], tuple[int, int]],
     ) -> None:
-        """Make a pattern of a text that was read; its shape has come before, its metadata are good."""
+        """Make a pattern of a text that was read and whose plan this is; its shape has come before."""
         known = self._shapes[shape]
         if known.patterns == _PATTERNS_A_SHAPE or len(text) > _LARGEST_SHAPE_BYTES:
             return
         known.patterns += 1
-        written = _Written(msgspec.to_builtins(metadata), taken)
-        leaves = dict(_leaves(written.metadata, ("metadata",)))
+        leaves = dict(_leaves(msgspec.to_builtins(metadata), ("metadata",)))
         for index, params in enumerate(taken):
             leaves.update(_leaves(params or {}, ("params", index)))
         pattern = pattern_of(text, leaves, lambda path: locate(_in_document(path)))
-        if pattern is not None:
-            _put(self._patterns, outline(text), _Known(pattern, shape, _ENCODER.encode(written)))
+        if pattern is None:
+            return
+        paths = [path for path, _ in pattern.holes]
+        steps = sorted({int(path[1]) for path in paths if path[0] == "params"})
+        holed = tuple([(index, _ENCODER.encode(taken[index])) for index in steps])
+        places = tuple([_place(path, steps) for path in paths])
+        _put(self._patterns, outline(text), _Known(pattern, plan, holed, places))
 
 
 def _put(kept: OrderedDict[bytes, Any], key: bytes, value: Any) -> None:
     kept[key] = value
     if len(kept) > _SHAPES_KEPT:
         kept.popitem(last=False)
+
+
+def _with(plan: Plan, digest: bytes, named: dict[str, Any], taken: list[tuple[int, dict[str, Any]]]) -> Plan | None:
+    """A plan with other metadata and other params of some steps; None if these do not match their actions."""
+    root = plan.root
+    steps = list(root.steps)
+    for index, params in taken:
+        step = steps[index]
+        schema = step.traits.params_schema
+        if schema is not None and not matches(schema, params):
+            return None
+        steps[index] = msgspec.structs.replace(step, params=Template(params, None, params))
+    return msgspec.structs.replace(plan, digest=digest, root=msgspec.structs.replace(root, steps=tuple(steps)), **named)
+
+
+def _place(path: Path, steps: list[Any]) -> tuple[int, tuple[Any, ...], Any]:
+    if path[0] == "metadata":
+        return -1, path[1:-1], path[-1]
+    return steps.index(path[1]), path[2:-1], path[-1]
 
 
 def _leaves(part: dict[str, Any], path: Path) -> list[tuple[Path, Any]]:

@@ -26,14 +26,14 @@ class Pattern(NamedTuple):
     expression: re.Pattern[bytes]
     holes: tuple[tuple[Path, bool], ...]
 
-    def values(self, text: bytes) -> list[tuple[Path, Any]] | None:
-        """What is in the holes of a text, by path; None if it does not fit, or has a number that is refused."""
+    def values(self, text: bytes) -> list[Any] | None:
+        """What is in the holes of a text, in their order; None if it does not fit, or has a number that is refused."""
         match = self.expression.fullmatch(text)
         if match is None:
             return None
         words = zip(match.groups(), self.holes, strict=True)
         try:
-            return [(path, _value(word.decode(), quoted)) for word, (path, quoted) in words]
+            return [word.decode() if quoted else resolve_plain(word.decode()) for word, (_, quoted) in words]
         except Refused:
             return None
 
@@ -60,7 +60,7 @@ def pattern_of(text: bytes, leaves: Mapping[Path, Any], locate: Callable[[Path],
         if entry is None or entry["key"] != path[-1]:
             continue
         quoted = bool(entry["quote"])
-        read = _value(entry["word"], quoted)
+        read = entry["word"] if quoted else resolve_plain(entry["word"])
         if type(read) is type(value) and read == value and (quoted or not is_json):
             found.append((*entry.span("word"), (path, quoted)))
     found.sort()
@@ -68,7 +68,3 @@ def pattern_of(text: bytes, leaves: Mapping[Path, Any], locate: Callable[[Path],
     starts = [*[start for start, _, _ in found], len(source)]
     literals = [re.escape(source[end:start].encode()) for end, start in zip(ends, starts, strict=True)]
     return Pattern(re.compile(_HOLE.join(literals)), tuple([hole for _, _, hole in found])) if found else None
-
-
-def _value(word: str, quoted: bool) -> Any:
-    return word if quoted else resolve_plain(word)

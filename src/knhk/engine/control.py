@@ -55,7 +55,7 @@ from knhk.ports.journal import Claim, Journal, record_key
 from knhk.ports.storage import Projections
 
 _SCAN: Final = 5_000
-_NO_INPUTS: Final = payload.encode({})
+_NO_INPUTS: Final = payload.digest(payload.encode({}))
 _NO_KEYS: Final = ("", "")
 
 
@@ -280,8 +280,10 @@ class Control:
         keys = keys_of(plan, inputs) if plan.limits is not NO_LIMITS else _NO_KEYS
         run = Run(self._ids.next_id(self._partition) if claim is None else claim.workflow_id, plan)
         live = LiveRun(run, inputs)
-        raw = payload.encode(inputs) if inputs else _NO_INPUTS
-        self._admission.require_blobs(raw)
+        raw = None
+        if inputs:
+            raw = payload.encode(inputs)
+            self._admission.require_blobs(raw)
         detail = ev.Submitted(
             plan.name,
             plan.department,
@@ -298,10 +300,15 @@ class Control:
             _origin(submission.parent, submission.parent_step, submission.depth),
             _origin(submission.forked_from, submission.fork_step),
         )
-        event = Event(self._clock.now_ns(), detail, actor=submission.actor, input_digest=payload.digest(raw))
+        event = Event(
+            self._clock.now_ns(),
+            detail,
+            actor=submission.actor,
+            input_digest=_NO_INPUTS if raw is None else payload.digest(raw),
+        )
         if submission.descriptor:
             self._committer.keep_descriptor(plan.digest, submission.descriptor)
-        self._committer.add(live, event, given=raw if inputs else None)
+        self._committer.add(live, event, given=raw)
         if claim is not None and live.batch is not None:
             self._committer.claim(claim)
             # Until it is durable, whatever becomes of this request: another one with the key must not get past it.

@@ -1,7 +1,7 @@
 """A run in memory: its fold, its end of the chain, and what this process is doing for it. None of it is the truth."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from knhk.domain import payload
 from knhk.domain.event import error_variable
@@ -19,6 +19,34 @@ if TYPE_CHECKING:
 
     from knhk.engine.committer import Batch, Piece
     from knhk.engine.executor import Attempt
+
+
+_FACTS: Final[dict[str, Callable[[Run], Any]]] = {
+    "id": lambda run: to_text(run.workflow_id),
+    "name": lambda run: run.plan.name,
+    "department": lambda run: run.plan.department,
+    "labels": lambda run: dict(run.plan.labels),
+    "covenant": lambda run: run.plan.covenant,
+    "submitted_at": lambda run: rfc3339(run.submitted_at_ns),
+}
+
+
+class Facts(Mapping[str, Any]):
+    """What expressions can read of a run as `run`, made when it is read: most runs have no expression that does."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __getitem__(self, name: str) -> Any:
+        return _FACTS[name](self._run)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_FACTS)
+
+    def __len__(self) -> int:
+        return len(_FACTS)
 
 
 class LiveRun:
@@ -76,7 +104,7 @@ class LiveRun:
     def scope(self) -> Scope:
         """What expressions of this run can see. Outputs appear in it as steps complete."""
         if self.scope_cache is None:
-            self.scope_cache = Scope(self.inputs, self.outputs, self._facts())
+            self.scope_cache = Scope(self.inputs, self.outputs, Facts(self.run))
         return self.scope_cache
 
     def scope_at(self, frame: Frame, index: int) -> Scope:
@@ -138,17 +166,6 @@ class LiveRun:
             values = self.values[frame.number] = Values(frame, around, variables or {})
             values.items = items or []
         return values
-
-    def _facts(self) -> dict[str, Any]:
-        run = self.run
-        return {
-            "id": to_text(run.workflow_id),
-            "name": run.plan.name,
-            "department": run.plan.department,
-            "labels": dict(run.plan.labels),
-            "covenant": run.plan.covenant,
-            "submitted_at": rfc3339(run.submitted_at_ns),
-        }
 
     @property
     def uncommitted(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from knhk.actions.registry import Cancelled, Failed, Outcome, RetryLater, StartWorkflow, Succeeded, WaitFor, WaitUntil
 from knhk.domain import event as ev
 from knhk.domain import payload, unwinding, waits
+from knhk.domain.blob import KEY_BYTES
 from knhk.domain.compile import check_schema
 from knhk.domain.covenants import violated
 from knhk.domain.errors import InvalidInput, KnhkError
@@ -402,7 +403,8 @@ class Recorder:
         raw = payload.encode(value)
         if len(raw) > self._max_payload_bytes:
             raise InvalidInput(f"{len(raw)} bytes; at most {self._max_payload_bytes} can be kept")
-        self._require_blobs(raw)
+        if KEY_BYTES in raw:
+            self._require_blobs(raw)
         return raw
 
     def _invariant(self, live: LiveRun, when: str, attempt: Attempt, output: Any = None) -> Failed | None:

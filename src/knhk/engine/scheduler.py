@@ -125,10 +125,11 @@ class Scheduler:
         run = live.run
         self.active[run.workflow_id] = live
         now = self._clock.now_ns()
-        rate = run.plan.limits.rate_limit
-        until = now + rate.per_ns if rate is not None else 0
-        self.holders.hold(live)
-        self.holders.count_start(live, until)
+        until, limits = 0, run.plan.limits
+        if limits is not NO_LIMITS:
+            until = now + limits.rate_limit.per_ns if limits.rate_limit is not None else 0
+            self.holders.hold(live)
+            self.holders.count_start(live, until)
         self.committer.add(live, Event(now, ev.Started(deadline_ns=self.deadline_of(run, now), counts_until_ns=until)))
         self.advance(live)
 
@@ -166,8 +167,6 @@ class Scheduler:
                 break
             left -= len(commands)
             for command in commands:
-                if run.ended:
-                    return
                 match command:
                     case RunStep() if run.first_failed >= 0 or (
                         command.position >= FIRST_INSIDE and not run.may_begin(command.position)
@@ -193,6 +192,8 @@ class Scheduler:
                         self._expire(live)
                     case _:
                         assert_never(command)
+                if run.ended:
+                    return
         if left <= 0 and not live.queued:
             self._queue_turn(live)
         self._watch(live)

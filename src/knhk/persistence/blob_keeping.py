@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from typing import Protocol
 
-from knhk.domain.blob import digests_in
+from knhk.domain.blob import KEY_BYTES, digests_in
 from knhk.domain.errors import Unavailable, WorkflowPruned
 from knhk.domain.event import Kind
 from knhk.persistence.blob_area import BlobArea
@@ -37,7 +37,7 @@ class BlobKeeper:
         named = [
             (part.workflow_id, raws)
             for part in commit.slices
-            if (raws := [one.raw for one in part.payloads if digests_in(one.raw)])
+            if (raws := [one.raw for one in part.payloads if KEY_BYTES in one.raw and digests_in(one.raw)])
         ]
         if named or commit.erased:
             await asyncio.to_thread(self._before, named, commit.erased)

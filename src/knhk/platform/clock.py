@@ -8,14 +8,14 @@ machine's clock has moved away since. The next start takes the machine's clock a
 import asyncio
 import time
 from collections.abc import Callable
+from time import monotonic_ns
 
 
 class SystemClock:
     """Implements ports.environment.Clock on the event loop of the caller."""
 
     def __init__(self) -> None:
-        self._monotonic = time.monotonic_ns()
-        self._wall = time.time_ns()
+        self._start = time.time_ns() - time.monotonic_ns()
         self.corrected_ns = 0
         """How far this clock was set by `correct`."""
 
@@ -23,15 +23,15 @@ class SystemClock:
         """Never tell a time before this one: that of the journal's newest block."""
         behind = at_ns - self.now_ns()
         if behind > 0:
-            self._wall += behind
+            self._start += behind
 
     def correct(self, by_ns: int) -> None:
         """Go by another clock than the machine's, which is ahead of it by so much. While nothing goes on."""
-        self._wall += by_ns
+        self._start += by_ns
         self.corrected_ns += by_ns
 
     def now_ns(self) -> int:
-        return self._wall + time.monotonic_ns() - self._monotonic
+        return self._start + monotonic_ns()
 
     @property
     def drift_s(self) -> float:
