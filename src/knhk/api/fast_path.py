@@ -6,6 +6,8 @@ and meet the same SubmitRoute there. It leans on names inside uvicorn, which is 
 answers.
 """
 
+from collections.abc import Awaitable, Coroutine
+from functools import partial
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -70,7 +72,21 @@ class SubmitProtocol(HttpToolsProtocol):
         if exchange is None:
             super().on_message_complete()
             return
-        task = self.loop.create_task(self._respond(exchange))
+        route = self.route
+        if exchange.size > route.max_body_bytes:
+            self.loop.call_soon(self._answer, exchange, too_long(route.max_body_bytes))
+            return
+        body = exchange.parts[0] if len(exchange.parts) == 1 else b"".join(exchange.parts)
+        try:
+            pending = route.begin(exchange.headers, exchange.query, body, partial(self._answer, exchange))
+        except Exception as error:
+            self.loop.call_soon(self._answer, exchange, self._failed(error))
+            return
+        if pending is not None:
+            self._start(self._respond(exchange, pending))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
@@ -91,18 +107,28 @@ class SubmitProtocol(HttpToolsProtocol):
             and (self.cycle is None or self.cycle.response_complete)
         )
 
-    async def _respond(self, exchange: Exchange) -> None:
-        if exchange.size > self.route.max_body_bytes:
-            answer = too_long(self.route.max_body_bytes)
-        else:
-            try:
-                body = exchange.parts[0] if len(exchange.parts) == 1 else b"".join(exchange.parts)
-                answer = await self.route.answer(exchange.headers, exchange.query, body)
-            except Exception as error:
-                self.logger.error("Exception in the submit route", exc_info=error)
-                answer = internal_error(error)
+    async def _respond(self, exchange: Exchange, pending: Awaitable[Answer]) -> None:
+        try:
+            answer = await pending
+        except Exception as error:
+            answer = self._failed(error)
+        self._answer(exchange, answer)
+
+    def _failed(self, error: Exception) -> Answer:
+        self.logger.error("Exception in the submit route", exc_info=error)
+        return internal_error(error)
+
+    def _answer(self, exchange: Exchange, answer: Answer) -> None:
         if self.flow.write_paused and not exchange.disconnected:
-            await self.flow.drain()
+            self._start(self._write_later(exchange, answer))
+        else:
+            self._write(exchange, answer)
+
+    async def _write_later(self, exchange: Exchange, answer: Answer) -> None:
+        await self.flow.drain()
+        self._write(exchange, answer)
+
+    def _write(self, exchange: Exchange, answer: Answer) -> None:
         if exchange.disconnected:
             return
         keep_alive = exchange.keep_alive and CLOSE not in self.server_state.default_headers

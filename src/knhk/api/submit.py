@@ -5,8 +5,9 @@ body is a descriptor in YAML or JSON, or the JSON envelope {"descriptor": ..., "
 registered definition in place of the descriptor: {"name": ..., "version": ..., "inputs": {...}}.
 """
 
-from collections.abc import Iterable
-from functools import lru_cache
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from functools import lru_cache, partial
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -18,6 +19,7 @@ from knhk.domain.identifier import to_text
 from knhk.domain.problems import INTERNAL, MEDIA_TYPE, problem_of, problem_of_status, retry_after
 from knhk.domain.units import parse_duration_ns
 from knhk.engine.control import Accepted, Control, Submission
+from knhk.engine.live import LiveRun
 
 Headers = Iterable[tuple[bytes, bytes]]
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
@@ -53,33 +55,81 @@ class SubmitRoute:
     async def answer(self, headers: Headers, query: bytes, body: bytes) -> Answer:
         """Status, headers and body for one submission; errors are answers too."""
         try:
-            accepted = await self._submit(headers, query, body)
+            wait_s = _wait_s(query) if query else 0.0
+            return _shown(await self._control.submit(_submission(headers, body), wait_s=wait_s))
         except KnhkError as error:
             return problem_answer(_explained(error, body))
-        shown: dict[str, Any] = {
-            "workflow_id": to_text(accepted.workflow_id),
-            "state": accepted.state,
-            "replayed": accepted.replayed,
-        }
-        ended = accepted.results is not None
-        if ended:
-            shown["outputs"] = accepted.results
-            shown["failure"] = accepted.failure
-        location = (b"location", f"/workflows/{shown['workflow_id']}".encode())
-        return 200 if ended or accepted.replayed else 202, [_JSON, location], _ENCODER.encode(shown)
 
-    async def _submit(self, headers: Headers, query: bytes, body: bytes) -> Accepted:
-        key = traceparent = ""
-        for name, value in headers:
-            if name == b"idempotency-key":
-                key = value.decode("latin-1")
-            elif name == b"traceparent":
-                traceparent = value.decode("latin-1")[:128]
-        wait_s = _wait_s(query) if query else 0.0
-        submission = Submission(body, {}, key, traceparent=traceparent)
-        if body[:1] == b"{" and (b'"descriptor"' in body or b'"apiVersion"' not in body):
-            submission = _opened(submission)
-        return await self._control.submit(submission, wait_s=wait_s)
+    def begin(
+        self, headers: Headers, query: bytes, body: bytes, _tell: Callable[[Answer], None]
+    ) -> Awaitable[Answer] | None:
+        """Answer one submission: what is to be awaited for that, or None if `_tell` is called with the answer."""
+        return self.answer(headers, query, body)
+
+
+class DirectSubmit(SubmitRoute):
+    """The route of a node that takes in every submission itself: most need no task of their own to wait in."""
+
+    def begin(
+        self, headers: Headers, query: bytes, body: bytes, tell: Callable[[Answer], None]
+    ) -> Awaitable[Answer] | None:
+        try:
+            wait_s = _wait_s(query) if query else 0.0
+            submission = _submission(headers, body)
+            if submission.idempotency_key or submission.definition:
+                return self.answer(headers, query, body)
+            live = self._control.begin(submission)
+        except KnhkError as error:
+            asyncio.get_running_loop().call_soon(tell, problem_answer(_explained(error, body)))
+            return None
+        batch = live.batch
+        assert batch is not None
+        if batch.failure is not None or (wait_s > 0 and not live.is_over):
+            return self._accepted(live, wait_s)
+        batch.waiters.append(partial(_tell, live, tell))
+        return None
+
+    async def _accepted(self, live: LiveRun, wait_s: float) -> Answer:
+        try:
+            return _shown(await self._control.accepted(live, wait_s))
+        except KnhkError as error:
+            return problem_answer(error)
+
+
+def _tell(live: LiveRun, tell: Callable[[Answer], None], error: KnhkError | None) -> None:
+    try:
+        answer = _shown(Accepted.of(live)) if error is None else problem_answer(error)
+    except Exception as unforeseen:
+        tell(internal_error(unforeseen))
+        raise
+    tell(answer)
+
+
+def _submission(headers: Headers, body: bytes) -> Submission:
+    key = traceparent = ""
+    for name, value in headers:
+        if name == b"idempotency-key":
+            key = value.decode("latin-1")
+        elif name == b"traceparent":
+            traceparent = value.decode("latin-1")[:128]
+    submission = Submission(body, {}, key, traceparent=traceparent)
+    if body[:1] == b"{" and (b'"descriptor"' in body or b'"apiVersion"' not in body):
+        return _opened(submission)
+    return submission
+
+
+def _shown(accepted: Accepted) -> Answer:
+    shown: dict[str, Any] = {
+        "workflow_id": to_text(accepted.workflow_id),
+        "state": accepted.state,
+        "replayed": accepted.replayed,
+    }
+    ended = accepted.results is not None
+    if ended:
+        shown["outputs"] = accepted.results
+        shown["failure"] = accepted.failure
+    location = (b"location", f"/workflows/{shown['workflow_id']}".encode())
+    return 200 if ended or accepted.replayed else 202, [_JSON, location], _ENCODER.encode(shown)
 
 
 def problem_answer(error: KnhkError) -> Answer:

@@ -148,11 +148,12 @@ def _api_of(
     from knhk.api.routed_control import routed
     from knhk.api.routing import RoutedSubmit, Routing
     from knhk.api.scaling import scaling_handlers
-    from knhk.api.submit import SubmitRoute
+    from knhk.api.submit import DirectSubmit, SubmitRoute
     from knhk.api.workers import Face, worker_handlers
 
     workers, most_bytes = node.config.workers, node.config.api.max_body_bytes
-    control, route = node.engine.control, SubmitRoute(node.engine.control, most_bytes)
+    control = node.engine.control
+    route: SubmitRoute = DirectSubmit(control, most_bytes)
     remote: Face = node.workers
     if company is not None:
         control, route = routed(company.router), RoutedSubmit(company.router, most_bytes)

@@ -18,7 +18,6 @@ from knhk.domain.errors import (
     IdempotencyConflict,
     IllegalTransition,
     InvalidParameter,
-    ReceiptCorrupt,
     StorageUnavailable,
     Unavailable,
     WorkflowNotFound,
@@ -128,13 +127,13 @@ class Control:
             if step["state"] == "completed":
                 step["output"] = await self._loader.output(run, index)
         shown["inside"] = await inside.of_receipts(run, self._journal, self._loader)
-        shown["outputs"] = await self._results(run, shown)
+        shown["outputs"] = await self._loader.results(run)
         return shown
 
     async def results(self, workflow_id: int) -> tuple[Run, dict[str, Any]]:
         """The run and what it gives: its declared outputs, or those of the steps that nothing depends on."""
         run = await self._folded(workflow_id)
-        return run, await self._results(run, None)
+        return run, await self._loader.results(run)
 
     async def listing(
         self, wanted: Filter, *, before: int | None, limit: int
@@ -251,22 +250,33 @@ class Control:
                 return await self._replay(known, wait_s)
         else:
             plan = self._plans.compile(submission.descriptor)
-        inputs = check_inputs(plan, submission.inputs)
-        self._admission.check_place(plan)
-        live = self._create(plan, inputs, submission, claim, number)
-        batch = live.batch
+        return await self.accepted(self._take_in(plan, submission, claim, number), wait_s)
+
+    def begin(self, submission: Submission) -> LiveRun:
+        """Take in a workflow that has no key and comes with its descriptor: `submit` up to where it waits.
+
+        Nobody may be told before its batch is durable (see `accepted`). Raises as `submit` does.
+        """
+        self._admission.check()
+        return self._take_in(self._plans.compile(submission.descriptor), submission, None, 0)
+
+    async def accepted(self, live: LiveRun, wait_s: float) -> Accepted:
+        """Wait until a submission is committed, and with `wait_s` until it has ended or the time is over."""
+        batch, run = live.batch, live.run
         assert batch is not None
-        run = live.run
-        if wait_s > 0 and (not run.ended or run.waits is not None):
+        if wait_s > 0 and not live.is_over:
             with self._waiter(live) as waiter:  # From now on: a run for which somebody waits stays in memory.
                 await batch.committed()
                 if not run.ended or live.uncommitted:
                     await self._wait(waiter, wait_s)
         else:
             await batch.committed()
-        if run.ended and not live.uncommitted:
-            return Accepted(run.workflow_id, run.state, results=live.results, failure=run.failure)
-        return Accepted(run.workflow_id, RunState.RUNNING if run.ended else run.state)
+        return Accepted.of(live)
+
+    def _take_in(self, plan: Plan, submission: Submission, claim: Claim | None, version: int) -> LiveRun:
+        inputs = check_inputs(plan, submission.inputs)
+        self._admission.check_place(plan)
+        return self._create(plan, inputs, submission, claim, version)
 
     def _create(
         self,
@@ -443,28 +453,6 @@ class Control:
             return waiting.of_row(row)
         rank = ranks.get(row.workflow_id, 0)
         return [waiting.of_pending(pending, self._scheduler, self._clock.now_ns(), rank)]
-
-    async def _results(self, run: Run, shown: dict[str, Any] | None) -> dict[str, Any]:
-        if run.erased:
-            return {}
-        if run.plan.outputs:
-            if run.state is not RunState.COMPLETED:
-                return {}
-            raw = await self._completed_payload(run)
-            return dict(payload.decode(raw))
-        sinks = [step for step in run.plan.steps if not step.dependents]
-        return {
-            step.name: await self._loader.output(run, step.index) for step in sinks if run.output_digests[step.index]
-        }
-
-    async def _completed_payload(self, run: Run) -> bytes:
-        for sealed in reversed(await self._journal.receipts(run.workflow_id)):
-            receipt = sealed.receipt()
-            if receipt.kind == ev.Kind.WORKFLOW_COMPLETED:
-                raw = await self._journal.payload(run.workflow_id, receipt.seq, 1)
-                if raw is not None:
-                    return raw
-        raise ReceiptCorrupt(f"{to_text(run.workflow_id)}: the payload of its outputs is missing")
 
     def require_key(self, live: LiveRun) -> None:
         """An ended run that goes on holds its concurrency key again: there must be room for it."""

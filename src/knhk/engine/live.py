@@ -168,6 +168,11 @@ class LiveRun:
         return values
 
     @property
+    def is_over(self) -> bool:
+        """Whether the run has ended, and nothing follows from that for others."""
+        return self.run.ended and self.run.waits is None
+
+    @property
     def uncommitted(self) -> bool:
         """Whether the newest receipts are not durable yet."""
         return self.batch is not None and not self.batch.durable

@@ -11,7 +11,7 @@ from knhk.domain.frame import InnerFrame, Role
 from knhk.domain.identifier import to_text
 from knhk.domain.plan import GIVEN, Directed, Foreach, Loop
 from knhk.domain.receipt import ChainState, Sealed
-from knhk.domain.run import Run, StepState, apply
+from knhk.domain.run import Run, RunState, StepState, apply
 from knhk.domain.unwinding import done_inside
 from knhk.engine.committer import INPUT, OUTPUT
 from knhk.engine.live import LiveRun
@@ -134,6 +134,24 @@ class Loader:
     async def output_at(self, run: Run, seq: int) -> Any:
         """What a step gave, by the receipt of its completion."""
         return _decode(await self._payload(run, seq, OUTPUT), run, seq)
+
+    async def results(self, run: Run) -> dict[str, Any]:
+        """What the run gives: its declared outputs, or those of the steps that nothing depends on."""
+        if run.erased:
+            return {}
+        if run.plan.outputs:
+            return await self._declared(run) if run.state is RunState.COMPLETED else {}
+        sinks = [step for step in run.plan.steps if not step.dependents]
+        return {step.name: await self.output(run, step.index) for step in sinks if run.output_digests[step.index]}
+
+    async def _declared(self, run: Run) -> dict[str, Any]:
+        for sealed in reversed(await self._journal.receipts(run.workflow_id)):
+            receipt = sealed.receipt()
+            if receipt.kind == Kind.WORKFLOW_COMPLETED:
+                raw = await self._journal.payload(run.workflow_id, receipt.seq, OUTPUT)
+                if raw is not None:
+                    return dict(payload.decode(raw))
+        raise ReceiptCorrupt(f"{to_text(run.workflow_id)}: the payload of its outputs is missing")
 
     async def _payload(self, run: Run, seq: int, slot: int) -> bytes:
         raw = await self._journal.payload(run.workflow_id, seq, slot)

@@ -63,10 +63,6 @@ def definition_key(name: str) -> bytes:
     return DEFINITIONS + bytes(255 - byte for byte in name.encode()) + _LAST_BYTE
 
 
-def _limited(submitted: Submitted) -> bool:
-    return bool(submitted.concurrency_key or submitted.rate_key)
-
-
 class _Changes:
     """What a batch or some blocks change: runs by id with the state that their row had, and other rows by key."""
 
@@ -78,6 +74,12 @@ class _Changes:
         self.old: dict[int, str | None] = {}
         self.topics: dict[int, set[bytes]] = {}
         self.rows: dict[bytes, bytes | None] = {}
+
+    def begin(self, workflow_id: int) -> Summary:
+        """The row of a run that has none yet."""
+        summary = self.summaries[workflow_id] = Summary(workflow_id)
+        self.old[workflow_id] = None
+        return summary
 
 
 class Projector:
@@ -136,9 +138,13 @@ class Projector:
                 continue
             if batch.height > self.cursor + 1:
                 await self._read_journal(batch.height - 1, changes)
+            self.at_rest = False
             for piece in batch.pieces:
                 run = piece.live.run
-                await self._take(run.workflow_id, piece.slice.first_seq, piece.events, run.plan, changes)
+                if type(piece.events[0].detail) is Submitted:
+                    self._fold(changes.begin(run.workflow_id), 0, piece.events, run.plan, changes)
+                else:
+                    await self._take(run.workflow_id, piece.slice.first_seq, piece.events, run.plan, changes)
             self.cursor = batch.height
         await self._write(changes)
 
@@ -198,20 +204,29 @@ class Projector:
             changes.old[workflow_id] = summary.state if raw is not None else None
             if summary.waiting:
                 changes.topics[workflow_id] = topic_rows.topics_of(summary)
-        limited = summary.concurrency_key or summary.rate_key or (isinstance(first, Submitted) and _limited(first))
-        takers = self._takers
+        self._fold(summary, seq, events, plan, changes)
+
+    def _fold(self, summary: Summary, seq: int, events: Sequence[Event], plan: Plan | None, changes: _Changes) -> None:
+        """Fold events into a run's row, and let the other folds see them."""
+        takers, fold = self._takers, rows.fold
+        limited = summary.concurrency_key or summary.rate_key
         for number, event in enumerate(events, seq):
-            rows.fold(summary, event)
-            if isinstance(event.detail, StepCompleted) and event.detail.cache_key:
-                changes.rows.update(cache_rows.rows_of(workflow_id, number, event))
-                changes.cached = True
+            fold(summary, event)
+            detail = event.detail
+            kind = type(detail)
+            if isinstance(detail, StepCompleted):
+                if detail.cache_key:
+                    changes.rows.update(cache_rows.rows_of(summary.workflow_id, number, event))
+                    changes.cached = True
+            elif kind is Submitted:
+                limited = summary.concurrency_key or summary.rate_key
             if limited:
                 changes.rows.update(limit_rows.rows_of(summary, event))
-                changes.limited |= isinstance(event.detail, Started)
-            kind = type(event.detail)
-            if kind not in takers:
-                takers[kind] = [fold.take for fold in self._folds if kind in fold.kinds]
-            if taking := takers[kind]:
+                changes.limited |= kind is Started
+            taking = takers.get(kind)
+            if taking is None:
+                taking = takers[kind] = [one.take for one in self._folds if kind in one.kinds]
+            if taking:
                 action = plan.action_of(event.step) if event.step and plan is not None else ""
                 for take in taking:
                     take(summary, event, action)

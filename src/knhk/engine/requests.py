@@ -1,13 +1,15 @@
 """What the faces ask of the engine, and what a submission is answered with."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 
 from knhk.domain import event as ev
 from knhk.domain.errors import InvalidParameter
+from knhk.domain.run import RunState
 from knhk.domain.summary import Summary
+from knhk.engine.live import LiveRun
 
 
 class Submission(msgspec.Struct, frozen=True):
@@ -47,6 +49,14 @@ class Accepted(msgspec.Struct, frozen=True):
     replayed: bool = False
     results: Mapping[str, Any] | None = None
     failure: ev.Failure | None = None
+
+    @classmethod
+    def of(cls, live: LiveRun) -> Self:
+        """The answer to a new submission, now that it is committed."""
+        run = live.run
+        if run.ended and not live.uncommitted:
+            return cls(run.workflow_id, run.state, results=live.results, failure=run.failure)
+        return cls(run.workflow_id, RunState.RUNNING if run.ended else run.state)
 
 
 _LONGEST_KEY: Final = 255
