@@ -86,7 +86,7 @@ class DirectSubmit(SubmitRoute):
         assert batch is not None
         if batch.failure is not None or (wait_s > 0 and not live.is_over):
             return self._accepted(live, wait_s)
-        batch.waiters.append(partial(_tell, live, tell))
+        batch.answers.append(partial(_tell, live, tell))
         return None
 
     async def _accepted(self, live: LiveRun, wait_s: float) -> Answer:

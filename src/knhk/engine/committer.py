@@ -10,7 +10,6 @@ closed through `fault`, and nothing that was acknowledged is lost.
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 from typing import Final
 
 from knhk.domain.errors import KnhkError, ShuttingDown, StorageUnavailable, Unavailable
@@ -55,6 +54,7 @@ class Batch:
 
     __slots__ = (
         "after",
+        "answers",
         "claims",
         "descriptors",
         "durable",
@@ -76,7 +76,8 @@ class Batch:
         self.height = -1
         self.durable = False
         self.failure: KnhkError | None = None
-        self.waiters: list[Callable[[KnhkError | None], None]] = []
+        self.waiters: list[asyncio.Future[None]] = []
+        self.answers: list[Callable[[KnhkError | None], None]] = []
         """Called once, soon after the batch is durable, or with what has kept it from that."""
 
     async def committed(self) -> None:
@@ -87,7 +88,7 @@ class Batch:
             raise _same(self.failure)
         # A future for each who waits: if one of them is cancelled, that is nothing to the others.
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.waiters.append(partial(_settle, waiter))
+        self.waiters.append(waiter)
         await waiter
 
 
@@ -257,8 +258,11 @@ class Committer:
         statistics.commit_seconds.add(seconds)
         batch.durable = True
         batch.height = self.durable_height = commit.block.height
-        if batch.waiters:  # Their turn comes when the next commit is under way.
-            asyncio.get_running_loop().call_soon(_tell_waiters, batch.waiters)
+        for waiter in batch.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        if batch.answers:  # Their turn comes when the next commit is under way.
+            asyncio.get_running_loop().call_soon(_answer, batch.answers)
         for callback in batch.after:
             callback()
         self._committed(batch)
@@ -356,27 +360,21 @@ class Committer:
 def _fail(batch: Batch, error: KnhkError) -> None:
     """Tell those who wait that the outcome is open: the commit is still being tried."""
     batch.failure = error
-    waiters, batch.waiters = batch.waiters, []
-    for waiter in waiters:
-        waiter(_same(error))
+    for waiter in batch.waiters:
+        if not waiter.done():
+            waiter.set_exception(_same(error))
+    batch.waiters.clear()
+    _answer(batch.answers, error)
+    batch.answers.clear()
 
 
-def _tell_waiters(waiters: list[Callable[[KnhkError | None], None]]) -> None:
-    for waiter in waiters:
+def _answer(answers: list[Callable[[KnhkError | None], None]], error: KnhkError | None = None) -> None:
+    for answer in answers:
         try:
-            waiter(None)
-        except Exception as error:  # the others must still be told
-            context = {"message": "who waited for a commit failed", "exception": error}
+            answer(None if error is None else _same(error))
+        except Exception as unforeseen:  # the others must still be told
+            context = {"message": "an answer to a submission failed", "exception": unforeseen}
             asyncio.get_running_loop().call_exception_handler(context)
-
-
-def _settle(waiter: "asyncio.Future[None]", error: KnhkError | None) -> None:
-    if waiter.done():
-        return
-    if error is None:
-        waiter.set_result(None)
-    else:
-        waiter.set_exception(error)
 
 
 def _same(error: KnhkError) -> KnhkError:
