@@ -157,7 +157,7 @@ def _config(home: Path, grpc: int, hook: int, mail: int) -> Path:
         {"type": "webhook", "webhook_url": f"http://{HOST}:{hook}/"},
         {"type": "email", "addresses": ["operations@example.com"]},
     ]
-    monitoring: dict[str, Any] = {"check_interval": "500ms", "cooldown": "1s", "latency_target": "1ms"}
+    monitoring: dict[str, Any] = {"check_interval": "500ms", "cooldown": "1s", "latency_target": "10us"}
     monitoring |= {"min_failures": 1, "alert_channels": channels, "smtp": {"host": HOST, "port": mail}}
     endpoint = {"endpoint": f"grpc://{HOST}:{grpc}", "sampling_rate": 1.0, "export_interval": "1s"}
     path = home / "base.yaml"
