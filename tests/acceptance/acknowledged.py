@@ -4,18 +4,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 ENDED = ("completed", "failed", "cancelled", "timed_out")
 
 
-def until(holds: Callable[[], object], timeout_s: float = 60.0) -> None:
+_Found = TypeVar("_Found")
+
+
+def until(ask: Callable[[], _Found], timeout_s: float = 60.0, *, holds: Callable[[_Found], object] = bool) -> _Found:
+    """Ask until the answer is as it should be, and give it."""
     deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to be in time"
+    while not holds(found := ask()):
+        assert time.monotonic() < deadline, f"it did not come to be in time: {found}"
         time.sleep(0.02)
+    return found
 
 
 def ended(name: str, ask: Callable[[str], httpx.Response]) -> dict[str, Any]:

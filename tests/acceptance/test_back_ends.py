@@ -15,8 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.acceptance.acknowledged import until
 from tests.acceptance.server import ROOT, Server, free_port
-from tests.acceptance.test_monitoring import GOOD, ask, submit, until
+from tests.acceptance.test_monitoring import GOOD, ask, submit
 from tests.services.alert_receivers import HttpReceiver, MailReceiver
 
 SECONDS = 2.0

@@ -6,8 +6,9 @@ from typing import Any
 
 import httpx
 
+from tests.acceptance.acknowledged import until
 from tests.acceptance.server import Server
-from tests.acceptance.test_wedged import read, until
+from tests.acceptance.test_wedged import read
 
 JUMP = """\
 apiVersion: knhk/v1
@@ -31,7 +32,7 @@ def test_a_disk_that_is_nearly_full_and_a_clock_that_was_set_degrade_a_node_that
     )
     try:
         server.start()
-        shown = until(lambda: detailed(server), lambda found: found["status"] == "degraded")
+        shown = until(lambda: detailed(server), holds=lambda found: found["status"] == "degraded")
         assert "the disk is nearly full" in shown["checks"]["persistence"]
         server.wait_for(server.submit(JUMP))
         shown = detailed(server)

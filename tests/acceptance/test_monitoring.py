@@ -1,13 +1,14 @@
 """The service level and its alerts on a real server, over kill -9: counted once, told once, resolved once."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.acceptance.acknowledged import until
 from tests.acceptance.server import Server, free_port
 from tests.services.alert_receivers import HttpReceiver, MailReceiver, check_pagerduty, check_slack
 
@@ -19,13 +20,6 @@ spec:
   steps: [{name: a, action: process, params: {output: 1}}]
 """
 BAD = GOOD.replace("good", "bad").replace("process, params: {output: 1}", "fail, params: {message: no}")
-
-
-def until(condition: Callable[[], object], timeout_s: float = 40.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.05)
 
 
 @pytest.fixture

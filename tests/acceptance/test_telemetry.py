@@ -1,8 +1,7 @@
 """A server that sends to a real OTLP receiver: the trace of a run with retries, passed on, over a restart."""
 
 import itertools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -10,6 +9,7 @@ import pytest
 
 from knhk.domain import trace_context
 from knhk.domain.identifier import parse
+from tests.acceptance.acknowledged import until
 from tests.acceptance.flaky_peer import flaky
 from tests.acceptance.server import Server
 from tests.services.otlp import Receiver, attributes
@@ -29,13 +29,6 @@ def server(tmp_path: Path, receiver: Receiver) -> Iterator[Server]:
     made = Server(tmp_path, observability={"endpoint": receiver.grpc_url, "export_interval": "200ms"})
     yield made
     made.close()
-
-
-def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.05)
 
 
 def charge(url: str, retries: int) -> str:

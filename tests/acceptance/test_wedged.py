@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.acceptance.acknowledged import until
 from tests.acceptance.server import Server
 
 ACTIONS = Path(__file__).with_name("blocking_actions.py")
@@ -36,16 +37,6 @@ def line_of(text: str) -> int:
     return 1 + ACTIONS.read_text().splitlines().index(text)
 
 
-def until(answer: Any, wanted: Any, timeout_s: float = 30.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        found = answer()
-        if wanted(found):
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not after {timeout_s} s: {found}")
-
-
 def logged(server: Server, event: str) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
     return [line for line in lines if line["event"] == event]
@@ -68,7 +59,7 @@ def test_a_blocking_action_is_named_while_it_blocks(server: Server) -> None:
     def detailed() -> dict[str, Any]:
         return dict(httpx.get(f"{server.ops}/health/detailed", timeout=5).json())
 
-    shown = until(detailed, lambda found: found["status"] == "unhealthy", 5.0)
+    shown = until(detailed, 5.0, holds=lambda found: found["status"] == "unhealthy")
     assert time.monotonic() - began < 5.5
     text = shown["checks"]["persistence"]
     place = f"fetch_slowly ({ACTIONS}:{line_of('    time.sleep(seconds)')})"
@@ -88,10 +79,8 @@ def test_a_blocking_action_is_named_while_it_blocks(server: Server) -> None:
     assert line["place"] == place
 
     server.wait_for(workflow_id)
-    until(detailed, lambda found: found["status"] == "healthy")
-    until(
-        lambda: logged(server, "the event loop turns again"), lambda lines: any(one["blocked_s"] >= 5 for one in lines)
-    )
+    until(detailed, holds=lambda found: found["status"] == "healthy")
+    until(lambda: any(one["blocked_s"] >= 5 for one in logged(server, "the event loop turns again")))
     assert httpx.get(f"{server.ops}/ready").status_code == 200
     assert read(server, "knhk_event_loop_blocked_seconds") == 0
     assert read(server, "knhk_event_loop_stalls_total") >= 1
@@ -101,10 +90,10 @@ def test_a_blocking_action_is_named_while_it_blocks(server: Server) -> None:
 def test_native_code_that_keeps_the_lock_is_named_by_its_caller(server: Server) -> None:
     workflow_id = server.submit(DESCRIPTOR.format(action="test.lock", seconds=6))
     stuck = server.directory / "diagnostics" / "stuck.txt"
-    dump = until(stuck.read_text, lambda text: "in lock" in text, 10.0)  # while no Python code can run
+    dump = until(stuck.read_text, 10.0, holds=lambda text: "in lock" in text)  # while no Python code can run
     assert f'File "{ACTIONS}", line {line_of("    ctypes.PyDLL(None).waitpid(sleeper.pid, None, 0)")} in lock' in dump
     server.wait_for(workflow_id)
-    (line,) = until(lambda: blocked(server), bool)[:1]
+    (line,) = until(lambda: blocked(server))[:1]
     assert line["locked"] is True
     assert line["place"].startswith("lock (")
 

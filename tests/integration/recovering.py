@@ -140,7 +140,7 @@ class House:
         return {one: (await control.status(one))["state"] for one in self.submitted}
 
 
-async def until(good: Callable[[], bool], timeout_s: float = 60.0) -> None:
+async def until(good: Callable[[], object], timeout_s: float = 60.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not good():
             await asyncio.sleep(0.01)

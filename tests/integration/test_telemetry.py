@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -16,6 +16,7 @@ from knhk.observability import logs, otlp
 from knhk.observability.exporter import BATCH, Exporter
 from knhk.observability.metrics import Metrics
 from knhk.platform.clock import SystemClock
+from tests.integration.recovering import until
 from tests.services.otlp import Receiver, attributes
 
 SECOND = 1_000_000_000
@@ -57,13 +58,6 @@ def run(exporter: Exporter, metrics: Metrics, workflow_id: int) -> None:
         fold(summary, event)
         for one in (metrics, exporter.spans):
             one.take(summary, event, "process" if event.step else "")
-
-
-async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        await asyncio.sleep(0.02)
 
 
 def sent(exporter: Exporter, signal: str, name: str = "knhk_telemetry_sent") -> float:
