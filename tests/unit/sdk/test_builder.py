@@ -2,16 +2,19 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import knhk
+from knhk.actions.catalogue import catalogue
 from knhk.actions.registry import Registry
+from knhk.config import Actions
 from knhk.domain.compile import compile_descriptor
 from knhk.domain.errors import InvalidDescriptor
 from knhk.domain.expressions import Scope, compile_template
-from knhk.sdk.builder import Expression, _literal
+from knhk.sdk.builder import Expression, _literal, cel
 
 WRITTEN = """
 apiVersion: knhk/v1
@@ -138,3 +141,42 @@ def test_params_go_to_yaml_and_back(params: dict[str, Any]) -> None:
     except InvalidDescriptor:
         return  # characters that no descriptor may hold
     assert again == flow
+
+
+REACHING = """
+apiVersion: knhk/v1
+kind: Workflow
+metadata: {name: report}
+spec:
+  steps:
+    - name: fetch
+      action: s3
+      params: {connection: lake, operation: get, key: raw/day.csv}
+      cache: {key: raw/day.csv, ttl: 1h}
+    - name: keep
+      action: file
+      params: {operation: write, root: out, path: day.csv, content: "${{ steps.fetch.output.content }}"}
+      depends_on: [fetch]
+    - name: each
+      foreach: {in: [1, 2], as: one, concurrency: 2}
+      steps:
+        - {name: say, action: notify, params: {channel: ops, body: "part ${{ one }} of ${{ steps.keep.output.path }}"}}
+      depends_on: [keep]
+    - {name: ok, approval: {approvers: [ann], timeout: 1h}, depends_on: [each]}
+"""
+
+
+def test_actions_that_reach_outside_caches_and_blocks_are_built_too() -> None:
+    flow = knhk.Workflow("report")
+    cache = {"key": "raw/day.csv", "ttl": "1h"}
+    fetch = flow.step("fetch", "s3", {"connection": "lake", "operation": "get", "key": "raw/day.csv"}, cache=cache)
+    content = fetch.output.content
+    keep = flow.step("keep", "file", {"operation": "write", "root": "out", "path": "day.csv", "content": content})
+    body = f"part {cel('one')} of {keep.output.path}"
+    say = {"name": "say", "action": "notify", "params": {"channel": "ops", "body": body}}
+    each = flow.step("each", foreach={"in": [1, 2], "as": "one", "concurrency": 2}, steps=[say])
+    flow.step("ok", approval={"approvers": ["ann"], "timeout": "1h"}, depends_on=[each])
+    assert flow == knhk.Workflow.from_yaml(REACHING)
+    traits = {one.name: msgspec.structs.replace(one.traits, disabled="") for one in catalogue(Actions())}
+    plan = compile_descriptor(flow.to_yaml().encode(), {**Registry.load().traits(), **traits}, **LIMITS)
+    assert [step.name for step in plan.steps] == ["fetch", "keep", "each", "ok"]
