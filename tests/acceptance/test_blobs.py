@@ -315,7 +315,7 @@ spec:
         workflow_id = server.submit(fetch)
         assert slow.wait(60)
         deadline = time.monotonic() + 90
-        while len([size for size in incoming(server) if size > MiB]) < 3:
+        while len([size for size in incoming(server) if size > MiB]) < 3 or not marker.exists():
             assert time.monotonic() < deadline, incoming(server)
             time.sleep(0.005)
         server.kill()

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from knhk.api.places import UNANSWERED
 from knhk.api.submit import PATH, Headers
 from knhk.domain import identifier
-from knhk.domain.errors import InvalidParameter, PartitionMoving
+from knhk.domain.errors import InvalidParameter, NodeGone, PartitionMoving
 from knhk.engine.control import Control, Filter
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ async def of_all(router: "Router", wanted: Filter, before: int | None, limit: in
     async def control_of(number: int) -> Control | str | None:
         try:
             return places.listing(number) or await router.owner(number, forwarded=named is not None)
-        except PartitionMoving as error:
+        except (PartitionMoving, NodeGone) as error:
             if named is not None:
                 raise
             _left_out(error)
@@ -81,14 +81,14 @@ async def _remote(router: "Router", numbers: Sequence[int], target: str) -> Page
         answer = await router.ask(numbers[0], target, [(PARTITIONS, named)])
         if answer.status_code != 200:
             raise PartitionMoving(f"a list of partition {numbers[0]} was answered with {answer.status_code}")
-    except PartitionMoving as error:
+    except (PartitionMoving, NodeGone) as error:
         _left_out(error)
         return [], None
     page = answer.json()
     return page["workflows"], None if page["next_cursor"] is None else int(page["next_cursor"])
 
 
-def _left_out(error: PartitionMoving) -> None:
+def _left_out(error: PartitionMoving | NodeGone) -> None:
     """Note that a part of the list is missing. Raises the error where lists must be whole."""
     unanswered = UNANSWERED.get()
     if unanswered is None:

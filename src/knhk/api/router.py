@@ -191,7 +191,7 @@ class Router:
                 return None if response is None else (decoded(response),)
             try:
                 return (await here(place),)
-            except (Fenced, ShuttingDown, PartitionMoving):
+            except (Fenced, ShuttingDown, PartitionMoving, NodeGone):
                 return None  # nothing was done
 
         return (await self.patiently(attempt, partition))[0]

@@ -249,7 +249,7 @@ class PartitionMoving(Unavailable):
     hint = "Send the request again in a moment: another node of the cluster is about to own the workflow."
 
 
-class NodeGone(PartitionMoving):
+class NodeGone(Unavailable):
     code, title = "KNHK-5022", "The node that has the journal is gone"
     hint = "Start that node again: its runs go on from its journal. `cluster.takeover` lets others restore it."
 
