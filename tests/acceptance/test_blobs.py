@@ -14,7 +14,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from knhk import Client
@@ -24,6 +23,7 @@ from knhk.domain.errors import BlobMismatch, BlobNotFound, InvalidInputs, Payloa
 from knhk.domain.identifier import parse, partition_of
 from tests.acceptance import blob_callables
 from tests.acceptance.server import Server
+from tests.peak_memory import peak_of
 from tests.services.postgres import missing, shared_server
 
 MiB = 1 << 20
@@ -430,7 +430,7 @@ def memory_that_a_blob_costs(server: Server, peer: str, size: int, tmp_path: Pat
     with path.open("wb") as file:
         for _ in range(size // (16 * MiB)):
             file.write(content(16 * MiB))
-    with peak_of(server) as peak, Client(server.api) as client:
+    with peak_of(pid_of(server)) as peak, Client(server.api) as client:
         reference = client.blobs.put(path)
         run = client.run(COPY % "sales", {"source": reference, "to": peer})
         assert run.outputs is not None
@@ -454,27 +454,12 @@ spec:
     - {{name: b, action: python, depends_on: [a], params: {read}}}
   outputs: {{read: "${{{{ steps.b.output }}}}"}}
 """
-    with peak_of(server) as peak, Client(server.api) as client:
+    with peak_of(pid_of(server)) as peak, Client(server.api) as client:
         run = client.run(text)
     assert run.outputs == {"read": megabytes * MiB}, run
     return max(peak) - peak[0]
 
 
-@contextlib.contextmanager
-def peak_of(server: Server) -> Iterator[list[int]]:
-    """What memory the server has from now to the end of the block, in bytes."""
+def pid_of(server: Server) -> int:
     assert server.process is not None
-    process = psutil.Process(server.process.pid)
-    peak, stopped = [process.memory_info().rss], threading.Event()
-
-    def watch() -> None:
-        while not stopped.wait(0.005):
-            peak.append(process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        stopped.set()
-        watcher.join()
+    return server.process.pid

@@ -5,133 +5,24 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from knhk.actions.blob_access import AreaAccess
-from knhk.bootstrap import Node
 from knhk.bootstrap.protection import ArchivePlace
-from knhk.config import Config
-from knhk.domain.errors import BackupCorrupt, BlobNotFound, DiskFull, KnhkError, WorkflowPruned
+from knhk.domain.errors import BackupCorrupt, DiskFull, WorkflowPruned
 from knhk.domain.identifier import to_text
 from knhk.domain.units import DAY
-from knhk.engine.control import Filter, Submission
-from knhk.persistence.journal_check import verify_all, verify_workflow
+from knhk.engine.control import Submission
+from knhk.persistence.journal_check import verify_workflow
 from knhk.persistence.rocksdb_keys import RETENTION_KEY, run_key
-from knhk.persistence.verification import Report, Trust
+from knhk.persistence.verification import Trust
 from knhk.protection.archive import Archive, ArchiveReader, verify_archive
-from knhk.protection.blob_archive import ArchivedBlobs, BlobArchive
-from knhk.protection.blobs import BlobCare
-from knhk.protection.retention import Retention, RetentionSettings
 from knhk.protection.retention_clock import LONGEST_GAP_NS, RetentionClock
 from knhk.security.signing import verify
-from tests.services.postgres import shared_server
-
-DESCRIPTOR_TEXT = """
-apiVersion: knhk/v1
-kind: Workflow
-metadata: {{name: {name}}}
-spec:
-  inputs: {{text: {{type: string, default: ""}}}}
-  steps:
-    - {{name: a, action: process, params: {{output: "${{{{ inputs.text }}}}"}}}}
-"""
-WAITING = b"""
-apiVersion: knhk/v1
-kind: Workflow
-metadata: {name: waits}
-spec: {timeout: 1000d, steps: [{name: nap, action: wait, params: {duration: 900d}}]}
-"""
-BIG = "x" * 3000
-
-
-KEEPS = b"""
-apiVersion: knhk/v1
-kind: Workflow
-metadata: {name: keeps}
-spec:
-  inputs: {text: {type: object}}
-  steps: [{name: pass, action: process, params: {output: "${{ inputs.text }}"}}]
-"""
-
-
-class Later:
-    """The node's clock, `ahead_ns` later: for what would otherwise take months."""
-
-    def __init__(self, clock: Any, ahead_ns: int = 100 * DAY) -> None:
-        self._clock, self.ahead_ns = clock, ahead_ns
-
-    def now_ns(self) -> int:
-        return int(self._clock.now_ns()) + self.ahead_ns
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._clock, name)
-
-
-class House:
-    """Nodes one after the other on one data directory, and their retention."""
-
-    def __init__(self, path: Path, url: str = "") -> None:
-        self.path, self.url = path, url
-        self.node: Any = None
-
-    async def open(self, **persistence: Any) -> Any:
-        settings = {"path": self.path / "data", "url": self.url, **persistence}
-        self.node = Node(Config.model_validate({"persistence": settings}))
-        await self.node.start()
-        return self.node
-
-    async def close(self) -> None:
-        if self.node is not None:
-            await self.node.stop()
-        self.node = None
-
-    def retention(self, archive: bool = False, days: int = 90, ahead_ns: int = 100 * DAY) -> Retention:
-        node, where = self.node, self.path / "archive"
-        return Retention(
-            RetentionSettings(days, 1 << 40, "node", 0, str(where) if archive else ""),
-            node.store,
-            node.signer,
-            Later(node.clock, ahead_ns),
-            is_at_rest=node.engine.is_at_rest,
-            bar=node.engine.arrivals.bar,
-            last_used=lambda: node.last_used_ns or node.clock.now_ns(),
-            place=(lambda: ArchivePlace(str(where))) if archive else None,
-            blobs=None if node.area is None else BlobArchive(node.area, lambda: ArchivePlace(str(where))),
-        )
-
-    async def run(self, count: int = 1, name: str = "w", **named: Any) -> list[int]:
-        text = DESCRIPTOR_TEXT.format(name=name).encode()
-        control = self.node.engine.control
-        inputs = {"text": BIG}
-        return [(await control.submit(Submission(text, inputs, **named), wait_s=30)).workflow_id for _ in range(count)]
-
-    async def settled(self) -> None:
-        """The lists show all that is committed."""
-        engine = self.node.engine
-        async with asyncio.timeout(30):
-            while engine.projector.written < engine.committer.height:
-                await asyncio.sleep(0.01)
-
-    async def report(self) -> Report:
-        store = self.node.store
-        return await verify_all(store, store.scanner(), Trust.of(await store.keys(), verify), lambda *_: None)
-
-    async def listed(self) -> list[str]:
-        await self.settled()
-        rows, _ = await self.node.engine.control.listing(Filter(), before=None, limit=1000)
-        return [row["workflow_id"] for row in rows]
-
-
-@pytest.fixture(params=["rocksdb", "postgres"])
-async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[House]:
-    made = House(tmp_path, shared_server().new_database() if request.param == "postgres" else "")
-    yield made
-    await made.close()
-
+from tests.integration.retaining import BIG, WAITING, House
 
 EMBEDDED = pytest.mark.parametrize("house", ["rocksdb"], indirect=True)
 """What PostgreSQL does not do."""
@@ -272,79 +163,6 @@ async def test_archived_runs_can_be_read_and_verified_without_the_store(house: H
     assert not (await verify_archive(ArchiveReader(cut, node.store.cipher), trust)).valid
 
 
-@pytest.mark.parametrize("encryption", [False, True])
-async def test_blobs_are_archived_before_their_runs_go(house: House, encryption: bool) -> None:
-    node = await house.open(encryption=encryption, blobs={"path": str(house.path / "blobs")} if house.url else {})
-    content, area = b"sorted\n" * 100_000, node.area
-    access = AreaAccess(area)
-    old, unused = access.put(content, "text/plain"), access.put(b"unused")
-    submitted = Submission(KEEPS, {"text": old.to_dict()})
-    run = (await node.engine.control.submit(submitted, wait_s=60)).workflow_id
-    await house.settled()
-    assert (await house.retention(archive=True).run())["workflows"] == 1
-    care = BlobCare(
-        area,
-        node.keeper,
-        node.store,
-        Later(node.clock),
-        grace_ns=DAY,
-        archive=BlobArchive(area, lambda: ArchivePlace(str(house.path / "archive"))),
-        bytes_per_s=1 << 40,
-    )
-    assert area.size(old.digest), "it goes with its mark"
-    assert (await care.run())["removed"] == 2
-    for gone in (old, unused):
-        with pytest.raises(BlobNotFound):
-            area.size(gone.digest)
-    place = ArchivePlace(str(house.path / "archive"))
-    (name,) = place.names()
-    archived = ArchivedBlobs(place, node.store.cipher.keys)
-    assert (archived.has(old.digest), archived.has(unused.digest)) == (True, False)
-    with archived.area_with(old.digest) as found:
-        assert b"".join(found.pieces(old.digest)) == content
-    reader = ArchiveReader(Archive.decode(place.read(name), name), node.store.cipher)
-    trust = Trust.of(await node.store.keys(), verify)
-    assert list(reader.runs()) == [run]
-    report = await verify_archive(reader, trust, archived)
-    assert report.valid, report.problems
-    (file,) = [path for path in (house.path / "archive" / "blobs").rglob("*") if path.is_file()]
-    assert encryption != (content in file.read_bytes())
-    raw = bytearray(file.read_bytes())
-    raw[len(raw) // 2] ^= 1
-    file.write_bytes(raw)
-    assert "its blob sha256:" in (await verify_archive(reader, trust, archived)).problems[0]
-    file.unlink()
-    assert (await verify_archive(reader, trust, archived)).missing == 1
-
-
-async def test_blobs_of_runs_that_were_archived_without_them_follow(house: House) -> None:
-    node = await house.open(blobs={"path": str(house.path / "blobs")} if house.url else {})
-    kept = AreaAccess(node.area).put(b"from an older version")
-    await node.engine.control.submit(Submission(KEEPS, {"text": kept.to_dict()}), wait_s=60)
-    await house.settled()
-    retention = house.retention(archive=True)
-    retention._blobs = None
-    assert (await retention.run())["workflows"] == 1
-    blobs = BlobArchive(node.area, lambda: ArchivePlace(str(house.path / "archive")))
-    clock = Later(node.clock)
-    care = BlobCare(node.area, node.keeper, node.store, clock, grace_ns=DAY, archive=blobs, bytes_per_s=1 << 40)
-    assert (await care.run())["removed"] == 1
-    assert ArchivedBlobs(ArchivePlace(str(house.path / "archive")), None).has(kept.digest)
-
-
-async def test_a_blob_that_cannot_be_archived_keeps_its_run(house: House) -> None:
-    node = await house.open(blobs={"path": str(house.path / "blobs")} if house.url else {})
-    kept = AreaAccess(node.area).put(b"kept")
-    await node.engine.control.submit(Submission(KEEPS, {"text": kept.to_dict()}), wait_s=60)
-    await house.settled()
-    (house.path / "archive").mkdir()
-    (house.path / "archive" / "blobs").write_text("a file where there ought to be a folder")
-    with pytest.raises(KnhkError):
-        await house.retention(archive=True).run()
-    assert len(await house.listed()) == 1
-    assert (await house.report()).valid
-
-
 async def test_hashes_without_a_record_and_records_without_runs_are_found(house: House) -> None:
     node = await house.open()
     runs = await house.run(4)
@@ -447,7 +265,7 @@ def test_the_time_that_is_believed() -> None:
 PROGRAM = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from tests.integration.test_retention import House
+from tests.integration.retaining import House
 from knhk.bootstrap.protection import ArchivePlace
 
 async def main():

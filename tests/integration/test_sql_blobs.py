@@ -3,12 +3,11 @@
 import csv
 import io
 import json
-import threading
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from knhk.actions.blob_access import AreaAccess
@@ -19,6 +18,7 @@ from knhk.domain.errors import PayloadTooLarge
 from knhk.persistence.blob_area import BlobArea
 from tests.integration.databases import database_urls
 from tests.integration.test_sql_action import invocation, options
+from tests.peak_memory import peak_of
 
 MiB = 1 << 20
 
@@ -51,13 +51,16 @@ class Shop:
         assert reference is not None, output
         return b"".join(self.area.pieces(reference.digest)).decode()
 
+    def close(self) -> None:
+        while self.databases._engines:
+            self.databases._engines.popitem()[1].dispose()
+
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
     made = Shop(database_urls(request.param, tmp_path), tmp_path / "blobs", 64 * MiB)
     yield made
-    while made.databases._engines:
-        made.databases._engines.popitem()[1].dispose()
+    made.close()
 
 
 SERIES = (
@@ -195,21 +198,11 @@ def test_a_gigabyte_is_not_held_in_memory(kind: str, tmp_path: Path) -> None:
     series = (SERIES % 1024).partition("SELECT i, ")[0]
     statement = f"{series} SELECT i AS id, {text} AS note FROM n"
     shop.output(statement=SERIES % 2, mode="read", blob="always")
-    process, peak, stopped = psutil.Process(), [psutil.Process().memory_info().rss], threading.Event()
-
-    def watch() -> None:
-        while not stopped.wait(0.005):
-            peak.append(process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with peak_of(os.getpid()) as peak:
         output = shop.output(statement=statement, mode="read")
         assert output["rows"]["size"] > 1000 * MiB
         assert shop.output(statement=INSERT, values=output["rows"])["row_count"] == 1024
-    finally:
-        stopped.set()
-        watcher.join()
+    shop.close()
     more = max(peak) - peak[0]
     print(f"{kind}: {more / MiB:.0f} MiB more than before")  # for `pytest -s`
     assert more < 150 * MiB
