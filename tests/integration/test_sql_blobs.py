@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,8 +53,7 @@ class Shop:
         return b"".join(self.area.pieces(reference.digest)).decode()
 
     def close(self) -> None:
-        while self.databases._engines:
-            self.databases._engines.popitem()[1].dispose()
+        asyncio.run(self.databases.aclose())
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
