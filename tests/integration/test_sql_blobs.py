@@ -1,9 +1,9 @@
 """The `sql` action with blobs, on real databases: large results become blobs as they are fetched, blobs are values."""
 
+import asyncio
 import csv
 import io
 import json
-import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
