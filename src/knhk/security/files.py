@@ -1,7 +1,9 @@
 """Files that hold keys: replaced as a whole, durable, for their owner alone, and the old bytes overwritten."""
 
 import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -33,6 +35,17 @@ def write_private(path: Path, raw: bytes) -> None:
             os.fsync(old)
         finally:
             os.close(old)
+
+
+@contextlib.contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Keep other processes out that do the same, until the end of the block or of the process. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(directory: Path) -> None:

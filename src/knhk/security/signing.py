@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from knhk.domain.errors import InvalidConfiguration
 from knhk.ports.environment import PublicKey
-from knhk.security.files import write_private
+from knhk.security.files import alone_in, write_private
 
 KEY_FILE: Final = "signing.pem"
 _NAMED: Final = "KNHK signing key {}\n"
@@ -68,7 +68,9 @@ class Ed25519Signer:
         path = directory / KEY_FILE
         if not path.exists():
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _write_new(path, Ed25519PrivateKey.generate())
+            with alone_in(directory):  # the processes of one server start at the same time
+                if not path.exists():
+                    _write_new(path, Ed25519PrivateKey.generate())
         status = path.stat()
         if status.st_mode & _OTHERS:
             raise InvalidConfiguration(
